@@ -1,0 +1,10 @@
+//! What travels: ZMTP below, the Jupyter message format above.
+
+/// ISO 8601 dates as Python writes them.
+pub mod date;
+/// The parts of a header that a controller reads.
+pub mod header;
+/// One multipart message: routing frames, delimiter, signature, four JSON parts, buffers.
+pub mod message;
+/// HMAC signatures and protection against replay.
+pub mod sign;
