@@ -141,7 +141,7 @@ mod tests {
             (&Bytes::from("m"), &Bytes::from("c"))
         );
         assert_eq!(m.buffers(), frames(&["x"]));
-        assert_eq!(m.size(), 18);
+        assert_eq!(m.size(), 17);
         assert_eq!(
             m.into_frames_via([Bytes::from("z")]),
             frames(&["z", "<IDS|MSG>", "s", "h", "p", "m", "c", "x"])
