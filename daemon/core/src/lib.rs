@@ -23,5 +23,7 @@ pub mod clock;
 pub mod ids;
 /// Every bound, with its reason.
 pub mod limits;
+/// What is remembered of each task, and the queries over it.
+pub mod task_db;
 /// Bytes: ZMTP, the message format, signatures, dates.
 pub mod wire;
