@@ -23,5 +23,7 @@ pub mod clock;
 pub mod ids;
 /// Every bound, with its reason.
 pub mod limits;
+/// Load balancing: which task goes to which engine.
+pub mod scheduler;
 /// Bytes: ZMTP, the message format, signatures, dates.
 pub mod wire;
