@@ -25,5 +25,7 @@ pub mod ids;
 pub mod limits;
 /// What is remembered of each task, and the queries over it.
 pub mod task_db;
+/// Load balancing: which task goes to which engine.
+pub mod scheduler;
 /// Bytes: ZMTP, the message format, signatures, dates.
 pub mod wire;

@@ -44,3 +44,13 @@ pub const GLOB_PATTERN_MAX: usize = 256;
 
 /// Bytes of JSON in the answer to one query. It is built in memory, next to everything else on a Pi.
 pub const REPLY_JSON_MAX: usize = 64 * 1024 * 1024;
+/// Tasks that the scheduler holds, waiting or running. A client that submits a million tasks of one
+/// second each keeps 64 engines busy for hours; more is a runaway loop.
+pub const TASKS_MAX: usize = 1_048_576;
+
+/// Pairs of a task and one that it waits for, over all tasks: a quarter of a gigabyte. Enough for a
+/// thousand tasks that each wait for a map of four thousand.
+pub const TASK_DEPENDENCIES_MAX: usize = 4_194_304;
+
+/// Ended tasks whose outcome the scheduler knows, for tasks that depend on them: 8 MB.
+pub const FINISHED_TASKS_MAX: usize = 262_144;
