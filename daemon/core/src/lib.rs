@@ -19,13 +19,15 @@
 pub mod channel;
 /// Time as the machines see it.
 pub mod clock;
+/// The controller of a pool: hub, schedulers and heart monitor as one machine.
+pub mod controller;
 /// Names of engines, peers and messages.
 pub mod ids;
 /// Every bound, with its reason.
 pub mod limits;
-/// What is remembered of each task, and the queries over it.
-pub mod task_db;
 /// Load balancing: which task goes to which engine.
 pub mod scheduler;
+/// What is remembered of each task, and the queries over it.
+pub mod task_db;
 /// Bytes: ZMTP, the message format, signatures, dates.
 pub mod wire;

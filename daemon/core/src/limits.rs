@@ -1,6 +1,8 @@
 //! Every bound of the core in one place, each with its reason.
 //! What happens at a bound is decided, and documented, where the bound is used.
 
+use std::time::Duration;
+
 /// Frames in one message. A view sends one frame per large argument; a hundred thousand of them is
 /// more than any client makes, and a peer that never ends its message stops here.
 pub const FRAMES_PER_MESSAGE_MAX: usize = 131_072;
@@ -54,3 +56,51 @@ pub const TASK_DEPENDENCIES_MAX: usize = 4_194_304;
 
 /// Ended tasks whose outcome the scheduler knows, for tasks that depend on them: 8 MB.
 pub const FINISHED_TASKS_MAX: usize = 262_144;
+
+/// How long the holder of a routing id has to answer when another connection claims it. A round trip
+/// in a busy wireless network takes well below a second.
+pub const CLAIM_PROBE: Duration = Duration::from_secs(2);
+
+/// Engines that left are remembered by uuid, so that one that was only out of reach gets its number
+/// back. Each costs about 100 bytes.
+pub const DEPARTED_ENGINES_MAX: usize = 4096;
+
+/// Engines whose registration waits for their first heartbeat. Far more than any pool has.
+pub const PENDING_REGISTRATIONS_MAX: usize = 16_384;
+
+/// Length of an engine's uuid, or of a message id. Real ones have below 100 characters.
+pub const ID_LENGTH_MAX: usize = 256;
+
+/// Between the end of an engine's connections and its unregistration: replies that were already
+/// received on its other sockets are routed first.
+pub const LEAVING_GRACE: Duration = Duration::from_millis(60);
+
+/// Signatures remembered against replay, as many as stock peers remember.
+pub const REPLAY_MEMORY: usize = 65_536;
+
+/// How far above the next free number an engine may ask for its own. MPI ranks come in any order, but
+/// within the size of their world.
+pub const WANTED_ID_AHEAD_MAX: u32 = 65_536;
+
+/// At most one warning of a kind in this time: a flood from one peer must not become a flood of log.
+pub const COMPLAINT_INTERVAL: Duration = Duration::from_secs(2);
+
+/// Engines that one broadcast may name: each costs a signed copy of its header.
+pub const BROADCAST_TARGETS_MAX: usize = 65_536;
+
+/// Hub queries that may wait for the task database at the same time. Clients ask one at a time.
+pub const WAITING_QUERIES_MAX: usize = 4096;
+
+/// Changes of the engine table are saved after this pause, so that a thousand registrations are one write.
+pub const SAVE_ENGINES_PAUSE: Duration = Duration::from_millis(100);
+
+/// Between the reply to a shutdown request and the end, so that all clients get the notification.
+pub const SHUTDOWN_PAUSE: Duration = Duration::from_millis(200);
+
+/// How long an engine that answers heartbeats may take to connect its other sockets before it is
+/// announced with those it has.
+pub const CONNECT_PATIENCE: Duration = Duration::from_secs(2);
+
+/// Bytes of load-balanced tasks that wait or run. Beyond it a new task is refused with an error, so
+/// that a client which submits without end meets a bound before the machine does.
+pub const WAITING_BYTES_MAX: usize = 256 << 20;

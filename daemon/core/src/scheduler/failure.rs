@@ -67,6 +67,19 @@ impl Failure {
         }
     }
 
+    /// The engine to blame, if there is one.
+    #[must_use]
+    pub fn engine(&self) -> Option<&EngineUuid> {
+        match self {
+            Self::EngineDied(uuid) => Some(uuid),
+            Self::ImpossibleDependency(_)
+            | Self::InvalidDependency(_)
+            | Self::InvalidRequest(_)
+            | Self::QueueFull
+            | Self::TaskTimeout(_) => None,
+        }
+    }
+
     /// The cause in one line: `content.evalue` of the reply.
     #[must_use]
     pub fn evalue(&self, task: &MsgId) -> String {

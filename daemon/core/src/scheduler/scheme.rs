@@ -29,6 +29,36 @@ pub enum Scheme {
     Weighted,
 }
 
+impl Scheme {
+    /// All of them, in the order in which help texts list them.
+    pub const ALL: [Self; 6] = [
+        Self::LeastLoad,
+        Self::Lru,
+        Self::PlainRandom,
+        Self::Pure,
+        Self::TwoBin,
+        Self::Weighted,
+    ];
+
+    /// The name that options, connection files and clients use.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::LeastLoad => "leastload",
+            Self::Lru => "lru",
+            Self::PlainRandom => "plainrandom",
+            Self::Pure => "pure",
+            Self::TwoBin => "twobin",
+            Self::Weighted => "weighted",
+        }
+    }
+
+    #[must_use]
+    pub fn from_name(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|scheme| scheme.name() == name)
+    }
+}
+
 /// What the choice looks at.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Standing {

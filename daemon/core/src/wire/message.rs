@@ -97,6 +97,12 @@ impl Message {
         self.frames
     }
 
+    /// All frames as they are.
+    #[must_use]
+    pub fn into_frames(self) -> Vec<Bytes> {
+        self.frames
+    }
+
     /// Bytes in all frames.
     #[must_use]
     pub fn size(&self) -> usize {

@@ -1,0 +1,434 @@
+//! Which engines exist, from the first request to register until long after they left.
+//!
+//! | state      | means                                             | leaves it by                      |
+//! |------------|---------------------------------------------------|-----------------------------------|
+//! | pending    | has a number; its heart has not beaten yet        | first pong → registered; deadline |
+//! | registered | clients and schedulers know it                    | see `Departure`                   |
+//! | leaving    | no new work; replies in flight are still routed   | grace over → departed             |
+//! | departed   | remembered: may come back under its old number    | a pong, unless it left for good   |
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::time::Duration;
+
+use crate::ids::{EngineId, EngineUuid, MsgId};
+use crate::limits::{DEPARTED_ENGINES_MAX, PENDING_REGISTRATIONS_MAX, WANTED_ID_AHEAD_MAX};
+
+/// Why an engine left the pool.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Departure {
+    /// It said so, or its nanny saw it die.
+    Unregistered,
+    /// It was shut down by a client.
+    Shutdown,
+    /// A connection of its shell ended.
+    Disconnected,
+    /// It did not answer heartbeats.
+    Silent,
+}
+
+impl Departure {
+    /// Whether a later sign of life brings it back.
+    fn may_return(self) -> bool {
+        matches!(self, Self::Disconnected | Self::Silent)
+    }
+
+    pub(crate) fn describe(self) -> &'static str {
+        match self {
+            Self::Unregistered => "it unregistered, or its process ended",
+            Self::Shutdown => "it was shut down by a client",
+            Self::Disconnected => "its connections ended",
+            Self::Silent => "it did not answer heartbeats: host down, frozen or out of reach",
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum State {
+    /// Waits for its first heartbeat until the deadline.
+    Pending {
+        deadline: Duration,
+        ponged: bool,
+    },
+    Registered,
+    Leaving {
+        deadline: Duration,
+        departure: Departure,
+    },
+}
+
+#[derive(Debug)]
+pub(crate) struct Engine {
+    pub(crate) id: EngineId,
+    pub(crate) uuid: EngineUuid,
+    pub(crate) state: State,
+    pub(crate) curve_key: Option<[u8; 32]>,
+    pub(crate) address: String,
+    /// Requests sent through mux or broadcast that it has not answered, oldest first.
+    pub(crate) queue: BTreeMap<u64, MsgId>,
+    /// Replies that were ok, and that were not.
+    pub(crate) completed: u64,
+    pub(crate) failed: u64,
+}
+
+impl Engine {
+    /// Whether it may be given work.
+    pub(crate) fn is_registered(&self) -> bool {
+        self.state == State::Registered
+    }
+
+    /// Whether clients do not know it yet.
+    pub(crate) fn is_pending(&self) -> bool {
+        matches!(self.state, State::Pending { .. })
+    }
+
+    /// Counts a reply.
+    pub(crate) fn count(&mut self, ok: bool) {
+        if ok {
+            self.completed += 1
+        } else {
+            self.failed += 1
+        }
+    }
+}
+
+impl State {
+    fn deadline(self) -> Option<Duration> {
+        match self {
+            Self::Pending { deadline, .. } | Self::Leaving { deadline, .. } => Some(deadline),
+            Self::Registered => None,
+        }
+    }
+}
+
+/// What is remembered of an engine that may come back.
+#[derive(Debug)]
+struct Departed {
+    id: EngineId,
+    /// The key it had to have: another's is not let in under its uuid.
+    curve_key: Option<[u8; 32]>,
+}
+
+/// Why an engine may not register.
+#[derive(Clone, Debug, thiserror::Error, PartialEq, Eq)]
+pub(crate) enum RegistrationError {
+    #[error("an engine with uuid {0} is already registered: two engines must not share one")]
+    Duplicate(EngineUuid),
+    #[error(
+        "{PENDING_REGISTRATIONS_MAX} registrations already wait for their first heartbeat; try again later"
+    )]
+    TooManyPending,
+}
+
+#[derive(Debug, Default)]
+pub(crate) struct Engines {
+    by_id: BTreeMap<EngineId, Engine>,
+    ids: HashMap<EngineUuid, EngineId>,
+    /// Those that may come back, with the order in which they left.
+    departed: HashMap<EngineUuid, Departed>,
+    departures: VecDeque<EngineUuid>,
+    /// Of the engines whose state has one.
+    deadlines: BTreeSet<(Duration, EngineId)>,
+    pending: usize,
+    next_id: u32,
+}
+
+impl Engines {
+    /// Gives a number to a new engine: the wanted one if it is free, else the next that was never used.
+    pub(crate) fn register(
+        &mut self,
+        uuid: EngineUuid,
+        wanted: Option<u32>,
+        address: String,
+        curve_key: Option<[u8; 32]>,
+        deadline: Duration,
+    ) -> Result<EngineId, RegistrationError> {
+        if self.ids.contains_key(&uuid) {
+            return Err(RegistrationError::Duplicate(uuid));
+        }
+        if self.pending >= PENDING_REGISTRATIONS_MAX {
+            return Err(RegistrationError::TooManyPending);
+        }
+        let wanted =
+            wanted.filter(|wanted| *wanted <= self.next_id.saturating_add(WANTED_ID_AHEAD_MAX));
+        let returning = self.departed.remove(&uuid).map(|departed| departed.id);
+        let id = returning
+            .or(wanted.map(EngineId))
+            .filter(|id| !self.by_id.contains_key(id));
+        let id = id.unwrap_or(EngineId(self.next_id));
+        self.insert(
+            id,
+            uuid,
+            State::Pending {
+                deadline,
+                ponged: false,
+            },
+            address,
+            curve_key,
+        );
+        Ok(id)
+    }
+
+    /// Takes an engine up again that was known before, under its old number. It is pending until its
+    /// heart beats.
+    pub(crate) fn readmit(
+        &mut self,
+        uuid: &str,
+        address: String,
+        curve_key: Option<[u8; 32]>,
+        deadline: Duration,
+    ) -> Option<EngineId> {
+        let known_key = self.departed.get(uuid)?.curve_key;
+        if known_key.is_some() && known_key != curve_key {
+            return None;
+        }
+        let (uuid, Departed { id, .. }) = self.departed.remove_entry(uuid)?;
+        let id = if self.by_id.contains_key(&id) {
+            EngineId(self.next_id)
+        } else {
+            id
+        };
+        self.insert(
+            id,
+            uuid,
+            State::Pending {
+                deadline,
+                ponged: true,
+            },
+            address,
+            curve_key,
+        );
+        Some(id)
+    }
+
+    /// Remembers an engine of an earlier run of the controller: it is taken up as soon as it answers.
+    pub(crate) fn restore(&mut self, id: EngineId, uuid: EngineUuid) {
+        self.next_id = self.next_id.max(id.0.saturating_add(1));
+        self.remember(
+            uuid,
+            Departed {
+                id,
+                curve_key: None,
+            },
+        );
+    }
+
+    /// Numbers below this are never given out anew.
+    pub(crate) fn reserve(&mut self, next_id: u32) {
+        self.next_id = self.next_id.max(next_id);
+    }
+
+    pub(crate) fn next_id(&self) -> u32 {
+        self.next_id
+    }
+
+    fn insert(
+        &mut self,
+        id: EngineId,
+        uuid: EngineUuid,
+        state: State,
+        address: String,
+        curve_key: Option<[u8; 32]>,
+    ) {
+        self.next_id = self.next_id.max(id.0.saturating_add(1));
+        self.ids.insert(uuid.clone(), id);
+        self.note_entered_state(id, state);
+        let queue = BTreeMap::new();
+        self.by_id.insert(
+            id,
+            Engine {
+                id,
+                uuid,
+                state,
+                curve_key,
+                address,
+                queue,
+                completed: 0,
+                failed: 0,
+            },
+        );
+    }
+
+    /// Moves an engine to another state. The state it had, if there is such an engine.
+    pub(crate) fn set_state(&mut self, id: EngineId, state: State) -> Option<State> {
+        let engine = self.by_id.get_mut(&id)?;
+        let old = std::mem::replace(&mut engine.state, state);
+        self.note_left_state(id, old);
+        self.note_entered_state(id, state);
+        Some(old)
+    }
+
+    fn note_entered_state(&mut self, id: EngineId, state: State) {
+        self.pending += usize::from(matches!(state, State::Pending { .. }));
+        if let Some(deadline) = state.deadline() {
+            self.deadlines.insert((deadline, id));
+        }
+    }
+
+    fn note_left_state(&mut self, id: EngineId, state: State) {
+        self.pending -= usize::from(matches!(state, State::Pending { .. }));
+        if let Some(deadline) = state.deadline() {
+            self.deadlines.remove(&(deadline, id));
+        }
+    }
+
+    /// An engine whose deadline has come.
+    pub(crate) fn due(&self, now: Duration) -> Option<&Engine> {
+        let (deadline, id) = self.deadlines.first()?;
+        self.by_id.get(id).filter(|_| *deadline <= now)
+    }
+
+    pub(crate) fn next_timeout(&self) -> Option<Duration> {
+        self.deadlines.first().map(|(deadline, _)| *deadline)
+    }
+
+    /// Forgets an engine, or only remembers that it may come back.
+    pub(crate) fn remove(&mut self, id: EngineId, departure: Departure) -> Option<Engine> {
+        let engine = self.by_id.remove(&id)?;
+        self.ids.remove(&engine.uuid);
+        self.note_left_state(id, engine.state);
+        if departure.may_return() {
+            self.remember(
+                engine.uuid.clone(),
+                Departed {
+                    id,
+                    curve_key: engine.curve_key,
+                },
+            );
+        }
+        Some(engine)
+    }
+
+    fn remember(&mut self, uuid: EngineUuid, departed: Departed) {
+        if self.departures.len() >= DEPARTED_ENGINES_MAX
+            && let Some(oldest) = self.departures.pop_front()
+        {
+            self.departed.remove(&oldest);
+        }
+        self.departures.push_back(uuid.clone());
+        self.departed.insert(uuid, departed);
+    }
+
+    pub(crate) fn has_departed(&self, uuid: &str) -> bool {
+        self.departed.contains_key(uuid)
+    }
+
+    pub(crate) fn pending_count(&self) -> usize {
+        self.pending
+    }
+
+    pub(crate) fn id_of(&self, uuid: &str) -> Option<EngineId> {
+        self.ids.get(uuid).copied()
+    }
+
+    pub(crate) fn get(&self, id: EngineId) -> Option<&Engine> {
+        self.by_id.get(&id)
+    }
+
+    pub(crate) fn get_mut(&mut self, id: EngineId) -> Option<&mut Engine> {
+        self.by_id.get_mut(&id)
+    }
+
+    pub(crate) fn by_uuid(&self, uuid: &str) -> Option<&Engine> {
+        self.by_id.get(self.ids.get(uuid)?)
+    }
+
+    pub(crate) fn by_uuid_mut(&mut self, uuid: &str) -> Option<&mut Engine> {
+        self.by_id.get_mut(self.ids.get(uuid)?)
+    }
+
+    /// The engines that clients know, by number.
+    pub(crate) fn registered(&self) -> impl Iterator<Item = &Engine> {
+        self.by_id.values().filter(|engine| !engine.is_pending())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const DEADLINE: Duration = Duration::from_secs(30);
+
+    fn register(
+        engines: &mut Engines,
+        uuid: &str,
+        wanted: Option<u32>,
+    ) -> Result<u32, RegistrationError> {
+        engines
+            .register(EngineUuid::new(uuid), wanted, String::new(), None, DEADLINE)
+            .map(|id| id.0)
+    }
+
+    #[test]
+    fn numbers_count_up_and_wanted_ones_are_given_once() {
+        let mut engines = Engines::default();
+        assert_eq!(register(&mut engines, "a", None), Ok(0));
+        assert_eq!(register(&mut engines, "b", Some(5)), Ok(5));
+        assert_eq!(register(&mut engines, "c", Some(5)), Ok(6));
+        assert_eq!(register(&mut engines, "d", None), Ok(7));
+        engines.remove(EngineId(7), Departure::Unregistered);
+        assert_eq!(register(&mut engines, "e", None), Ok(8), "never reused");
+    }
+
+    #[test]
+    fn a_uuid_registers_once() {
+        let mut engines = Engines::default();
+        assert_eq!(register(&mut engines, "a", None), Ok(0));
+        assert_eq!(
+            register(&mut engines, "a", None),
+            Err(RegistrationError::Duplicate(EngineUuid::new("a")))
+        );
+    }
+
+    #[test]
+    fn one_that_was_out_of_reach_gets_its_number_back() {
+        let mut engines = Engines::default();
+        register(&mut engines, "a", None).unwrap();
+        engines.set_state(EngineId(0), State::Registered);
+        assert_eq!(engines.registered().count(), 1);
+        engines.remove(EngineId(0), Departure::Silent);
+        register(&mut engines, "b", None).unwrap();
+        assert_eq!(
+            engines.readmit("a", String::new(), None, DEADLINE),
+            Some(EngineId(0))
+        );
+        assert_eq!(engines.readmit("a", String::new(), None, DEADLINE), None);
+    }
+
+    #[test]
+    fn one_that_left_for_good_does_not_return() {
+        let mut engines = Engines::default();
+        register(&mut engines, "a", None).unwrap();
+        engines.remove(EngineId(0), Departure::Unregistered);
+        assert!(!engines.has_departed("a"));
+    }
+
+    #[test]
+    fn deadlines_come_in_order_and_end_with_their_state() {
+        let mut engines = Engines::default();
+        register(&mut engines, "a", None).unwrap();
+        register(&mut engines, "b", None).unwrap();
+        engines.set_state(EngineId(0), State::Registered);
+        assert_eq!(engines.next_timeout(), Some(DEADLINE));
+        assert!(engines.due(Duration::ZERO).is_none());
+        assert_eq!(
+            engines.due(DEADLINE).map(|engine| engine.id),
+            Some(EngineId(1))
+        );
+        engines.remove(EngineId(1), Departure::Silent);
+        assert_eq!(engines.next_timeout(), None);
+    }
+
+    #[test]
+    fn the_departed_are_bounded() {
+        let mut engines = Engines::default();
+        for n in 0..=DEPARTED_ENGINES_MAX {
+            engines.restore(EngineId(n as u32), EngineUuid::new(&n.to_string()));
+        }
+        assert!(!engines.has_departed("0"));
+        assert!(engines.has_departed("1"));
+        assert_eq!(
+            register(&mut engines, "new", None),
+            Ok(DEPARTED_ENGINES_MAX as u32 + 1)
+        );
+    }
+}

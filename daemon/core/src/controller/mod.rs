@@ -1,0 +1,541 @@
+//! The controller: hub, schedulers and heart monitor of a pool as one machine.
+//!
+//! [`Event`]s go in with the time, [`Command`]s come out. The hub records and answers questions; it is
+//! never in the path of a task. Relays forward what they get untouched from the delimiter on.
+//!
+//! | file             | decides                                                      |
+//! |------------------|--------------------------------------------------------------|
+//! | `peers`          | who is connected, and who may use a routing id               |
+//! | `registration`   | engines come, go and come back                               |
+//! | `relay`          | mux, control, iopub                                          |
+//! | `tasks`          | load-balanced tasks, through [`crate::scheduler`]            |
+//! | `broadcast`      | one request for many engines                                 |
+//! | `queries`        | what clients ask the hub                                     |
+//! | `records`        | what the task database is told, and asked                    |
+//!
+//! It does not know sockets, files, SQLite or the time of day; tests are in `tests/` and the
+//! simulation in `tests/sim`.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use crate::channel::{Channel, SocketType};
+use crate::clock::Now;
+use crate::ids::{MsgId, PeerId};
+use crate::limits::{ID_LENGTH_MAX, REPLAY_MEMORY};
+use crate::scheduler::{self, TaskScheduler};
+use crate::task_db::Ticket;
+use crate::wire::header::Header;
+use crate::wire::message::Message;
+use crate::wire::sign::{ReplayGuard, SignatureError, Signer};
+
+mod broadcast;
+mod complaints;
+mod compose;
+mod engines;
+mod event;
+mod heartbeat;
+mod peers;
+mod queries;
+mod records;
+mod registration;
+mod relay;
+mod status;
+mod tasks;
+mod tracker;
+
+pub use compose::ErrorContent;
+pub use event::{Command, DaskAddress, Event};
+pub use records::DatabaseKind;
+pub use status::{DatabaseStatus, EngineStatus, StatusSnapshot, TaskTotals};
+
+use complaints::Complaints;
+use compose::Composer;
+use engines::Engines;
+use heartbeat::HeartMonitor;
+use peers::{Admission, Peer, Peers};
+use tracker::Tracker;
+
+/// What a controller runs with.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Signs and checks all messages, if it has a key.
+    pub signer: Signer,
+    /// The controller's own session id: unique for each start.
+    pub session: String,
+    /// Time between two pings.
+    pub heartbeat_period: Duration,
+    /// Pings in a row that an engine may leave unanswered.
+    pub heartbeat_misses_max: u32,
+    /// The period that engines are told. They give the controller up after 50 times this and a half second
+    /// more, so it may be longer than the real one.
+    pub heartbeat_told: Duration,
+    /// Until the first heartbeat of a new engine.
+    pub registration_timeout: Duration,
+    pub scheduler: scheduler::Config,
+    pub database: DatabaseKind,
+    /// `connection_info` of the registration reply: JSON object with the engine file's ports.
+    pub engine_connection_info: serde_json::Value,
+    /// Text of an `engines.json`: engines that are taken up again as soon as they answer.
+    pub restored_engines: Option<String>,
+}
+
+/// Why a controller cannot start.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    #[error("engines.json is unreadable ({0}); start without --restore, or delete it")]
+    RestoredEngines(serde_json::Error),
+}
+
+/// The machine. See the module.
+pub struct Controller {
+    config: Config,
+    peers: Peers,
+    engines: Engines,
+    hearts: HeartMonitor,
+    scheduler: TaskScheduler<tasks::TaskJob>,
+    broadcasts: broadcast::Broadcasts,
+    tracker: Tracker,
+    database: records::Database,
+    composer: Composer,
+    replays: ReplayGuard,
+    complaints: Complaints,
+    commands: VecDeque<Command>,
+    save_engines_at: Option<Duration>,
+    shutdown_at: Option<Duration>,
+    /// Of the load-balanced tasks that wait or run.
+    waiting_bytes: usize,
+    dask: BTreeMap<Ticket, queries::Asker>,
+    messages: u64,
+}
+
+/// The parts of a header that outlive the message.
+#[derive(Debug)]
+struct RequestHeader {
+    msg_id: MsgId,
+    msg_type: String,
+    session: String,
+}
+
+impl RequestHeader {
+    fn parse(json: &[u8]) -> Result<Self, serde_json::Error> {
+        let header = Header::parse(json)?;
+        Ok(Self {
+            msg_id: MsgId::new(&header.msg_id),
+            msg_type: header.msg_type.into_owned(),
+            session: header.session.into_owned(),
+        })
+    }
+
+    /// Whether a reply follows. A `comm_msg`, say, has none.
+    fn expects_reply(&self) -> bool {
+        self.msg_type.ends_with("_request")
+    }
+
+    /// The reply type that a client expects from the schedulers; it knows only these two.
+    fn reply_type(&self) -> &'static str {
+        if self.msg_type == "execute_request" {
+            "execute_reply"
+        } else {
+            "apply_reply"
+        }
+    }
+}
+
+impl Controller {
+    /// A controller with no connections.
+    ///
+    /// # Errors
+    /// The engines to restore are unreadable.
+    pub fn new(config: Config) -> Result<Self, ConfigError> {
+        let mut controller = Self {
+            peers: Peers::default(),
+            engines: Engines::default(),
+            hearts: HeartMonitor::new(config.heartbeat_period, config.heartbeat_misses_max),
+            scheduler: TaskScheduler::new(config.scheduler.clone()),
+            broadcasts: broadcast::Broadcasts::default(),
+            tracker: Tracker::default(),
+            database: records::Database::new(&config.database),
+            composer: Composer::new(config.signer.clone(), config.session.clone()),
+            replays: ReplayGuard::new(REPLAY_MEMORY),
+            complaints: Complaints::default(),
+            commands: VecDeque::new(),
+            save_engines_at: None,
+            shutdown_at: None,
+            waiting_bytes: 0,
+            dask: BTreeMap::new(),
+            messages: 0,
+            config,
+        };
+        if let Some(text) = controller.config.restored_engines.take() {
+            controller
+                .restore_engines(&text)
+                .map_err(ConfigError::RestoredEngines)?;
+        }
+        Ok(controller)
+    }
+
+    /// What the caller must do now, one at a time, in this order.
+    pub fn poll_command(&mut self) -> Option<Command> {
+        self.commands.pop_front()
+    }
+
+    /// When `handle_timeout` wants to be called, on the clock of `Now::monotonic`.
+    #[must_use]
+    pub fn next_timeout(&self) -> Duration {
+        [
+            self.peers.next_timeout(),
+            self.scheduler.next_timeout(),
+            self.shutdown_at,
+        ]
+        .into_iter()
+        .flatten()
+        .fold(self.next_engine_timeout(), Duration::min)
+    }
+
+    pub fn handle_timeout(&mut self, now: Now) {
+        self.handle_engine_timeouts(now);
+        for holder in self.peers.overdue(now.monotonic) {
+            self.commands.push_back(Command::Close {
+                peer: holder,
+                reason: "it did not answer while another claims its routing id",
+            });
+            self.handle_disconnected(now, holder);
+        }
+        self.scheduler.handle_timeout(now);
+        self.drain_scheduler(now);
+        if self.shutdown_at.is_some_and(|at| at <= now.monotonic) {
+            self.shutdown_at = None;
+            self.commands.push_back(Command::Shutdown);
+        }
+    }
+
+    pub fn handle_event(&mut self, now: Now, event: Event) {
+        match event {
+            Event::Message { peer, frames } => self.handle_message(now, peer, frames),
+            Event::Connected {
+                peer,
+                channel,
+                identity,
+                curve_key,
+                address,
+            } => {
+                let peer_info = Peer {
+                    channel,
+                    identity,
+                    curve_key,
+                    address,
+                    admitted: false,
+                    congested: false,
+                    last_pong: None,
+                };
+                self.handle_connected(now, peer, peer_info);
+            }
+            Event::Disconnected { peer } => self.handle_disconnected(now, peer),
+            Event::Subscribed { peer } => {
+                if self
+                    .peers
+                    .get(peer)
+                    .is_some_and(|peer| peer.channel == Channel::HbPing)
+                {
+                    self.ping_one(now, peer);
+                }
+            }
+            Event::Congested { peer } => self.handle_congestion(now, peer, true),
+            Event::Drained { peer } => self.handle_congestion(now, peer, false),
+            Event::Alive { peer } => {
+                if let Some(claimant) = self.peers.alive(peer) {
+                    self.refuse_claimant(now, claimant);
+                }
+            }
+            Event::DbReply { ticket, reply } => self.handle_db_reply(now, ticket, reply),
+            Event::Dask { ticket, result } => self.handle_dask(now, ticket, result),
+        }
+    }
+
+    fn handle_connected(&mut self, now: Now, id: PeerId, peer: Peer) {
+        if self.has_anothers_key(&peer) {
+            let address = peer.address.clone();
+            self.complaints
+                .warn(now.monotonic, "engine with another key", || {
+                    format!(
+                        "{address} claims the uuid of an engine but has another CURVE key; closed"
+                    )
+                });
+            self.commands.push_back(Command::Close {
+                peer: id,
+                reason: "its CURVE key is not that of the engine",
+            });
+            return;
+        }
+        match self.peers.connect(now.monotonic, id, peer) {
+            Admission::Admitted => self.engine_connected(now, id),
+            Admission::Probing { holder } => {
+                self.commands.push_back(Command::Probe { peer: holder })
+            }
+            Admission::Refused => self.refuse_claimant(now, id),
+        }
+    }
+
+    /// All sockets of an engine have one key. Whoever knows only the uuid has another.
+    fn has_anothers_key(&self, peer: &Peer) -> bool {
+        std::str::from_utf8(&peer.identity)
+            .ok()
+            .and_then(|uuid| self.engines.by_uuid(uuid))
+            .is_some_and(|engine| engine.curve_key.is_some() && engine.curve_key != peer.curve_key)
+    }
+
+    /// A connection of an engine may be the last that was missing.
+    fn engine_connected(&mut self, now: Now, id: PeerId) {
+        let Some(peer) = self.peers.get(id) else {
+            return;
+        };
+        if let Some(engine) = std::str::from_utf8(&peer.identity)
+            .ok()
+            .and_then(|uuid| self.engines.id_of(uuid))
+        {
+            self.complete_if_connected(now, engine);
+        }
+    }
+
+    fn refuse_claimant(&mut self, now: Now, claimant: PeerId) {
+        self.complaints
+            .warn(now.monotonic, "claimed routing id", || {
+                "a connection claimed a routing id that another, living one holds; closed. \
+             Two engines with one uuid?"
+                    .into()
+            });
+        self.commands.push_back(Command::Close {
+            peer: claimant,
+            reason: "another connection holds its routing id",
+        });
+        self.handle_disconnected(now, claimant);
+    }
+
+    fn handle_disconnected(&mut self, now: Now, id: PeerId) {
+        let Some((peer, heir)) = self.peers.disconnect(id) else {
+            return;
+        };
+        if peer.admitted {
+            self.engine_disconnected(now, &peer);
+        }
+        if let Some(heir) = heir {
+            self.engine_connected(now, heir);
+        }
+    }
+
+    fn handle_congestion(&mut self, now: Now, id: PeerId, congested: bool) {
+        let Some(peer) = self.peers.set_congested(id, congested) else {
+            return;
+        };
+        if peer.channel == Channel::TaskEngine
+            && let Some(engine) = std::str::from_utf8(&peer.identity)
+                .ok()
+                .and_then(|uuid| self.engines.by_uuid(uuid))
+            && engine.is_registered()
+        {
+            let uuid = engine.uuid.clone();
+            self.scheduler
+                .handle_engine_congested(now, &uuid, congested);
+            self.drain_scheduler(now);
+        }
+    }
+
+    fn handle_message(&mut self, now: Now, from: PeerId, frames: Vec<Bytes>) {
+        let Some(peer) = self.peers.get(from) else {
+            return;
+        };
+        let channel = peer.channel;
+        if !peer.admitted {
+            return self
+                .complaints
+                .warn(now.monotonic, "message before admission", || {
+                    format!(
+                        "dropped a message on {} from a connection whose routing id is taken",
+                        channel.name()
+                    )
+                });
+        }
+        self.messages += 1;
+        if channel == Channel::HbPong {
+            return self.handle_pong(now, from, &frames);
+        }
+        let Some(message) = self.accept(now, from, channel, frames) else {
+            return;
+        };
+        match channel {
+            Channel::Registration => self.handle_query(now, from, &message),
+            Channel::MuxClient | Channel::ControlClient => {
+                self.handle_direct_request(now, from, channel, message)
+            }
+            Channel::MuxEngine | Channel::ControlEngine => {
+                self.handle_direct_reply(now, from, channel, message)
+            }
+            Channel::TaskClient => self.handle_task(now, from, message),
+            Channel::TaskEngine => self.handle_task_reply(now, from, message),
+            Channel::BroadcastClient => self.handle_broadcast(now, from, &message),
+            Channel::BroadcastEngine => self.handle_broadcast_reply(now, from, message),
+            Channel::IopubEngine => self.handle_output(now, from, message),
+            // Peers of publishing sockets only subscribe, and pongs were taken above.
+            Channel::Notification | Channel::IopubClient | Channel::HbPing | Channel::HbPong => {}
+        }
+    }
+
+    /// Takes a message apart and checks its signature. What is refused is logged, and answered if it
+    /// came from a client.
+    fn accept(
+        &mut self,
+        now: Now,
+        from: PeerId,
+        channel: Channel,
+        frames: Vec<Bytes>,
+    ) -> Option<Message> {
+        let message = match Message::parse(frames) {
+            Ok(message) => message,
+            Err(cause) => {
+                let address = self.address_of(from);
+                self.complaints.warn(now.monotonic, "unreadable message", || {
+                    format!("a message from {address} on {} is not one of this protocol: {cause}; dropped", channel.name())
+                });
+                return None;
+            }
+        };
+        match self.check_signature(&message) {
+            Ok(()) => Some(message),
+            Err(cause) => {
+                self.refuse_signature(now, from, channel, &message, cause);
+                None
+            }
+        }
+    }
+
+    fn check_signature(&mut self, message: &Message) -> Result<(), SignatureError> {
+        match self
+            .composer
+            .signer()
+            .verify(message.signature(), message.signed_parts())?
+        {
+            Some(digest) => self.replays.admit(&digest),
+            None => Ok(()),
+        }
+    }
+
+    fn refuse_signature(
+        &mut self,
+        now: Now,
+        from: PeerId,
+        channel: Channel,
+        message: &Message,
+        cause: SignatureError,
+    ) {
+        let address = self.address_of(from);
+        self.complaints.warn(now.monotonic, "signature", || {
+            format!(
+                "a message from {address} on {} was refused: {cause}",
+                channel.name()
+            )
+        });
+        let Ok(request) = RequestHeader::parse(message.header()) else {
+            return;
+        };
+        let error = ErrorContent::new(
+            "ValueError",
+            format!("the controller refused this message: {cause}"),
+        );
+        if channel == Channel::Registration {
+            self.send_reply(
+                now,
+                from,
+                "hub_error",
+                Some(message.header()),
+                compose::json(&error),
+            );
+        } else if channel.socket_type() == SocketType::Router
+            && channel.side() == crate::channel::Side::Client
+        {
+            self.reply_error(now, from, message, &request, None, &error);
+        }
+    }
+
+    fn address_of(&self, peer: PeerId) -> String {
+        self.peers
+            .get(peer)
+            .map_or_else(|| "a closed connection".into(), |peer| peer.address.clone())
+    }
+
+    /// Reads a request's header; what cannot be read is logged.
+    fn request_header(
+        &mut self,
+        now: Now,
+        from: PeerId,
+        message: &Message,
+    ) -> Option<RequestHeader> {
+        match RequestHeader::parse(message.header()) {
+            Ok(header)
+                if !header.msg_id.as_str().is_empty()
+                    && header.msg_id.as_str().len() <= ID_LENGTH_MAX =>
+            {
+                Some(header)
+            }
+            _ => {
+                self.complain_unreadable(now, from, "header");
+                None
+            }
+        }
+    }
+
+    fn complain_unreadable(&mut self, now: Now, from: PeerId, part: &'static str) {
+        let address = self.address_of(from);
+        self.complaints.warn(now.monotonic, "unreadable part", || {
+            format!("the {part} of a message from {address} is not what this protocol has there; dropped")
+        });
+    }
+
+    /// Answers a hub query: a message of `msg_type` to one peer of `registration`.
+    fn send_reply(
+        &mut self,
+        now: Now,
+        to: PeerId,
+        msg_type: &str,
+        parent: Option<&Bytes>,
+        content: Bytes,
+    ) {
+        let frames = self.composer.message(now, msg_type, parent, "{}", content);
+        self.commands.push_back(Command::Send { peer: to, frames });
+    }
+
+    /// Answers a request on one of the client channels with an error of the controller's own.
+    fn reply_error(
+        &mut self,
+        now: Now,
+        to: PeerId,
+        message: &Message,
+        request: &RequestHeader,
+        route: Option<Bytes>,
+        error: &ErrorContent,
+    ) {
+        self.complaints.warn(now.monotonic, error.ename, || {
+            format!(
+                "request {} ({}) was refused: {}",
+                request.msg_id, request.msg_type, error.evalue
+            )
+        });
+        if !request.expects_reply() {
+            return;
+        }
+        let content = compose::json(error);
+        let mut frames = self.composer.message(
+            now,
+            request.reply_type(),
+            Some(message.header()),
+            "{}",
+            content,
+        );
+        if let Some(route) = route {
+            frames.insert(0, route);
+        }
+        self.commands.push_back(Command::Send { peer: to, frames });
+    }
+}

@@ -1,0 +1,170 @@
+//! What the task database is told.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use super::compose::{self, ErrorContent};
+use super::engines::Engine;
+use super::queries::Waiting;
+use super::{Command, Controller};
+use crate::clock::Now;
+use crate::ids::{EngineUuid, MsgId};
+use crate::task_db::memory::{MemoryDb, MemoryLimits};
+use crate::task_db::output::Output;
+use crate::task_db::record::{Queue, Reply, TaskRecord};
+use crate::task_db::{DbOp, DbStatus, TaskDb, Ticket};
+use crate::wire::header::Header;
+use crate::wire::message::Message;
+
+/// Where task records are kept.
+#[derive(Clone, Debug)]
+pub enum DatabaseKind {
+    /// In the shell, on disk: see [`Command::Record`] and [`Command::Query`].
+    Disk,
+    Memory(MemoryLimits),
+    None,
+}
+
+/// The database, and the questions that wait for its answer.
+#[derive(Debug)]
+pub(super) struct Database {
+    pub(super) tasks: TaskDb,
+    pub(super) waiting: BTreeMap<Ticket, Waiting>,
+    pub(super) tickets: u64,
+    /// The session of the latest request, shared by the records of one client.
+    last_client: Arc<str>,
+    /// Of the database on disk, as the shell last told.
+    pub(super) disk_status: DbStatus,
+}
+
+impl Database {
+    pub(super) fn new(kind: &DatabaseKind) -> Self {
+        let tasks = match kind {
+            DatabaseKind::Disk => TaskDb::Disk,
+            DatabaseKind::Memory(limits) => TaskDb::Memory(Box::new(MemoryDb::new(*limits))),
+            DatabaseKind::None => TaskDb::Nothing,
+        };
+        Self {
+            tasks,
+            waiting: BTreeMap::new(),
+            tickets: 0,
+            last_client: Arc::from(""),
+            disk_status: DbStatus::default(),
+        }
+    }
+
+    fn client(&mut self, session: &str) -> Arc<str> {
+        if &*self.last_client != session {
+            self.last_client = Arc::from(session);
+        }
+        Arc::clone(&self.last_client)
+    }
+}
+
+impl Controller {
+    fn record(&mut self, op: DbOp) {
+        if let Some(op) = self.database.tasks.record(op) {
+            self.commands.push_back(Command::Record(op));
+        }
+    }
+
+    fn records_nothing(&self) -> bool {
+        matches!(self.database.tasks, TaskDb::Nothing)
+    }
+
+    pub(super) fn record_submit(
+        &mut self,
+        now: Now,
+        msg_id: &MsgId,
+        queue: Queue,
+        engine: Option<EngineUuid>,
+        message: &Message,
+    ) {
+        if self.records_nothing() {
+            return;
+        }
+        let Ok(header) = Header::parse(message.header()) else {
+            return;
+        };
+        let client = self.database.client(&header.session);
+        let mut record = TaskRecord::submitted(
+            msg_id.clone(),
+            message,
+            &header,
+            client,
+            queue,
+            now.unix_micros,
+        );
+        record.engine_uuid = engine;
+        self.record(DbOp::Submit(Box::new(record)));
+    }
+
+    pub(super) fn record_assign(&mut self, msg_id: &MsgId, engine: EngineUuid) {
+        if !self.records_nothing() {
+            self.record(DbOp::Assign {
+                msg_id: msg_id.clone(),
+                engine,
+            });
+        }
+    }
+
+    pub(super) fn record_complete(
+        &mut self,
+        now: Now,
+        msg_id: &MsgId,
+        engine: Option<EngineUuid>,
+        message: &Message,
+    ) {
+        if self.records_nothing() {
+            return;
+        }
+        let Ok(header) = Header::parse(message.header()) else {
+            return;
+        };
+        let reply = Reply::new(message, &header, engine, now.unix_micros);
+        self.record(DbOp::Complete {
+            msg_id: msg_id.clone(),
+            reply,
+        });
+    }
+
+    /// A request that its engine will never answer.
+    pub(super) fn fail_stranded(&mut self, now: Now, engine: &Engine, msg_id: &MsgId) {
+        if self.tracker.complete(msg_id, Some(engine.id)).is_none() {
+            return;
+        }
+        if self.strand_copy(now, msg_id, engine.uuid.as_str()) {
+            return;
+        }
+        self.tracker.count(false);
+        let text = format!("Engine {} died while running task '{msg_id}'", engine.id);
+        let content = compose::json(&ErrorContent::new("EngineError", text));
+        let reply = Reply::failure(&content, Some(engine.uuid.clone()), now.unix_micros);
+        self.record(DbOp::Complete {
+            msg_id: msg_id.clone(),
+            reply,
+        });
+    }
+
+    pub(super) fn record_output(&mut self, msg_type: &str, message: &Message) {
+        if self.records_nothing() {
+            return;
+        }
+        let Ok(parent) = Header::parse(message.parent_header()) else {
+            return;
+        };
+        if parent.msg_id.is_empty() {
+            return;
+        }
+        if let Some(output) = Output::parse(msg_type, message.content()) {
+            self.record(DbOp::Output {
+                msg_id: MsgId::new(&parent.msg_id),
+                output,
+            });
+        }
+    }
+
+    pub(super) fn record_resubmitted(&mut self, old: MsgId, new: MsgId) {
+        self.record(DbOp::Resubmitted { old, new });
+    }
+}

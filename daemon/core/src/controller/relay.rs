@@ -1,0 +1,219 @@
+//! Mux and control: the client names the engine, the controller finds it. Iopub: from each engine to
+//! all clients.
+//!
+//! What is forwarded is untouched from the delimiter on; only routing frames change.
+
+use bytes::Bytes;
+
+use super::compose::ErrorContent;
+use super::tracker::{Pending, Queue};
+use super::{Command, Controller, RequestHeader};
+use crate::channel::Channel;
+use crate::clock::Now;
+use crate::ids::{EngineId, MsgId, PeerId};
+use crate::wire::message::Message;
+
+/// Where a request for an engine goes: its number and its connection.
+pub(super) struct Destination {
+    pub(super) engine: EngineId,
+    pub(super) peer: PeerId,
+}
+
+impl Controller {
+    /// A client's request on `mux` or `control`: `[uuid, ...]`.
+    pub(super) fn handle_direct_request(
+        &mut self,
+        now: Now,
+        from: PeerId,
+        channel: Channel,
+        message: Message,
+    ) {
+        let Some(request) = self.request_header(now, from, &message) else {
+            return;
+        };
+        let Some(target) = message.routing().first().cloned() else {
+            let error = ErrorContent::new(
+                "ValueError",
+                "the message names no engine in its first frame",
+            );
+            return self.reply_error(now, from, &message, &request, None, &error);
+        };
+        let engine_side = if channel == Channel::MuxClient {
+            Channel::MuxEngine
+        } else {
+            Channel::ControlEngine
+        };
+        match self.destination(engine_side, &target) {
+            Err(error) => self.reply_error(now, from, &message, &request, Some(target), &error),
+            Ok(destination) => {
+                if channel == Channel::MuxClient && request.expects_reply() {
+                    self.track_mux(now, &destination, &request.msg_id, &message);
+                }
+                let Some(client) = self.peers.get(from).map(|peer| peer.identity.clone()) else {
+                    return;
+                };
+                let frames = message.into_frames_via([client]);
+                self.commands.push_back(Command::Send {
+                    peer: destination.peer,
+                    frames,
+                });
+            }
+        }
+    }
+
+    /// Finds an engine by its uuid, if it can be sent something.
+    pub(super) fn destination(
+        &self,
+        channel: Channel,
+        target: &[u8],
+    ) -> Result<Destination, ErrorContent> {
+        let name = String::from_utf8_lossy(target);
+        let Some(engine) = self
+            .engines
+            .by_uuid(&name)
+            .filter(|engine| !engine.is_pending())
+        else {
+            return Err(ErrorContent::new(
+                "EngineError",
+                format!("no engine with uuid {name} is registered; client.ids says which are"),
+            ));
+        };
+        let Some(peer) = self.peers.route(channel, target) else {
+            return Err(ErrorContent::new(
+                "EngineError",
+                format!(
+                    "engine {} has no connection to {}; try again in a second",
+                    engine.id,
+                    channel.name()
+                ),
+            ));
+        };
+        if self.peers.get(peer).is_some_and(|peer| peer.congested) {
+            return Err(ErrorContent::new(
+                "EngineError",
+                format!(
+                    "engine {} does not take in what already waits for it; wait for its results before sending more",
+                    engine.id
+                ),
+            ));
+        }
+        Ok(Destination {
+            engine: engine.id,
+            peer,
+        })
+    }
+
+    fn track_mux(&mut self, now: Now, to: &Destination, msg_id: &MsgId, message: &Message) {
+        let Some(engine) = self.engines.get_mut(to.engine) else {
+            return;
+        };
+        let sequence = self.tracker.submit(
+            msg_id,
+            Pending {
+                engine: Some(to.engine),
+                queue: Queue::Mux,
+            },
+        );
+        engine.queue.insert(sequence, msg_id.clone());
+        let uuid = engine.uuid.clone();
+        self.record_submit(now, msg_id, Queue::Mux, Some(uuid), message);
+    }
+
+    /// An engine's reply on `mux` or `control`: `[client, ...]`.
+    pub(super) fn handle_direct_reply(
+        &mut self,
+        now: Now,
+        from: PeerId,
+        channel: Channel,
+        message: Message,
+    ) {
+        let Some((uuid, client)) = self.reply_route(now, from, &message) else {
+            return;
+        };
+        if channel == Channel::MuxEngine {
+            self.complete_direct(now, &uuid, &message);
+        }
+        let client_side = if channel == Channel::MuxEngine {
+            Channel::MuxClient
+        } else {
+            Channel::ControlClient
+        };
+        self.forward_reply(now, client_side, &client, Some(uuid), message);
+    }
+
+    /// The engine's routing id and the client that its reply goes to.
+    pub(super) fn reply_route(
+        &mut self,
+        now: Now,
+        from: PeerId,
+        message: &Message,
+    ) -> Option<(Bytes, Bytes)> {
+        let peer = self.peers.get(from)?;
+        let Some(client) = message.routing().first() else {
+            let address = &peer.address;
+            self.complaints
+                .warn(now.monotonic, "reply without a route", || {
+                    format!("a reply from the engine at {address} names no client; dropped")
+                });
+            return None;
+        };
+        Some((peer.identity.clone(), client.clone()))
+    }
+
+    fn complete_direct(&mut self, now: Now, uuid: &Bytes, message: &Message) {
+        let Some(reply) = self.reply_header(now, message) else {
+            return;
+        };
+        // The engine in the request's path, not the one the reply claims.
+        let Some(engine) = std::str::from_utf8(uuid)
+            .ok()
+            .and_then(|uuid| self.engines.by_uuid_mut(uuid))
+        else {
+            return;
+        };
+        let Some(sequence) = self.tracker.complete(&reply.parent_id, Some(engine.id)) else {
+            return;
+        };
+        engine.queue.remove(&sequence);
+        engine.count(reply.ok);
+        let uuid = engine.uuid.clone();
+        self.tracker.count(reply.ok);
+        self.record_complete(now, &reply.parent_id, Some(uuid), message);
+    }
+
+    /// Sends an engine's reply on to the client, with `[uuid]` or no routing frame before it.
+    pub(super) fn forward_reply(
+        &mut self,
+        now: Now,
+        channel: Channel,
+        client: &Bytes,
+        route: Option<Bytes>,
+        message: Message,
+    ) {
+        if let Some(peer) = self.peers.route(channel, client) {
+            let frames = message.into_frames_via(route);
+            self.commands.push_back(Command::Send { peer, frames });
+        } else {
+            self.complaints.warn(now.monotonic, "reply to a client that left", || {
+                "a reply came for a client that has disconnected; its result is only in the task database".into()
+            });
+        }
+    }
+
+    /// An engine's output: `[topic, ...]`, for all clients and for the record.
+    pub(super) fn handle_output(&mut self, now: Now, from: PeerId, message: Message) {
+        let Ok(header) = RequestHeader::parse(message.header()) else {
+            return self.complain_unreadable(now, from, "header");
+        };
+        if header.msg_type == "shutdown_reply" {
+            self.engine_was_shut_down(now, &header.session);
+        } else {
+            self.record_output(&header.msg_type, &message);
+        }
+        let frames = message.into_frames();
+        self.commands.push_back(Command::Publish {
+            channel: Channel::IopubClient,
+            frames,
+        });
+    }
+}

@@ -1,0 +1,157 @@
+//! A picture of the pool for people and scripts: what `piparallel status` shows.
+
+use serde::{Deserialize, Serialize};
+
+use super::Controller;
+use crate::channel::Channel;
+use crate::clock::Now;
+use crate::ids::{EngineId, EngineUuid};
+use crate::task_db::TaskDb;
+
+/// One moment of a controller. What only the shell knows, it fills in.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+pub struct StatusSnapshot {
+    /// Always "ok": the snapshot travels as the content of a hub reply.
+    pub status: String,
+    /// Of the controller program.
+    pub version: String,
+    /// Seconds since its start.
+    pub uptime_s: f64,
+    pub scheme: String,
+    pub engines: Vec<EngineStatus>,
+    /// Engines that wait for their first heartbeat.
+    pub engines_pending: usize,
+    pub tasks: TaskTotals,
+    /// Connections of clients, counted by their notification sockets.
+    pub clients: usize,
+    pub database: DatabaseStatus,
+    /// Messages received so far.
+    pub messages: u64,
+    /// Messages refused so far: unreadable, wrongly signed, for unknown engines.
+    pub refused: u64,
+}
+
+/// One engine.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+pub struct EngineStatus {
+    pub id: EngineId,
+    pub uuid: EngineUuid,
+    /// IP address and port of its registration.
+    pub address: String,
+    /// `ok`, `probation` (pings unanswered), `congested` (does not read), `leaving`.
+    pub state: String,
+    /// Requests through mux and broadcast without reply.
+    pub queue: usize,
+    /// Load-balanced tasks that it runs.
+    pub tasks: usize,
+    pub completed: u64,
+    pub failed: u64,
+    /// Seconds since its last heartbeat.
+    pub last_heartbeat_s: f64,
+}
+
+/// Requests of all kinds, by what became of them.
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq, Serialize)]
+pub struct TaskTotals {
+    /// Without reply: waiting, running, or queued at an engine.
+    pub pending: usize,
+    /// Load-balanced tasks that wait for an engine.
+    pub waiting: usize,
+    pub done: u64,
+    pub failed: u64,
+    pub retried: u64,
+}
+
+/// The task database.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+pub struct DatabaseStatus {
+    /// `memory`, `sqlite` or `none`.
+    pub kind: String,
+    pub records: u64,
+    pub bytes: u64,
+    /// Records forgotten to stay within the bounds.
+    pub culled: u64,
+    /// Changes that could not be recorded.
+    pub lost: u64,
+    /// Why nothing is recorded at the moment, and what to do.
+    pub off: Option<String>,
+}
+
+impl Controller {
+    pub(super) fn status(&self, now: Now) -> StatusSnapshot {
+        StatusSnapshot {
+            status: "ok".into(),
+            version: env!("CARGO_PKG_VERSION").into(),
+            uptime_s: now.monotonic.as_secs_f64(),
+            scheme: self.config.scheduler.scheme.name().into(),
+            engines: self
+                .engines
+                .registered()
+                .map(|engine| self.engine_status(now, engine))
+                .collect(),
+            engines_pending: self.engines.pending_count(),
+            tasks: TaskTotals {
+                pending: self.tracker.len(),
+                waiting: self.scheduler.waiting_count(),
+                done: self.tracker.done,
+                failed: self.tracker.failed,
+                retried: self.scheduler.totals().retried,
+            },
+            clients: self.peers.count(Channel::Notification),
+            database: self.database_status(),
+            messages: self.messages,
+            refused: self.complaints.total(),
+        }
+    }
+
+    fn engine_status(&self, now: Now, engine: &super::engines::Engine) -> EngineStatus {
+        let (last_pong, misses) = self.hearts.state(&engine.uuid).unwrap_or_default();
+        let congested = [
+            Channel::MuxEngine,
+            Channel::TaskEngine,
+            Channel::BroadcastEngine,
+        ]
+        .into_iter()
+        .filter_map(|channel| {
+            self.peers
+                .get(self.peers.route(channel, engine.uuid.as_bytes())?)
+        })
+        .any(|peer| peer.congested);
+        let state = if !engine.is_registered() {
+            "leaving"
+        } else if congested {
+            "congested"
+        } else if misses > 0 {
+            "probation"
+        } else {
+            "ok"
+        };
+        EngineStatus {
+            id: engine.id,
+            uuid: engine.uuid.clone(),
+            address: engine.address.clone(),
+            state: state.into(),
+            queue: engine.queue.len(),
+            tasks: self.scheduler.load(&engine.uuid).unwrap_or(0),
+            completed: engine.completed,
+            failed: engine.failed,
+            last_heartbeat_s: now.monotonic.saturating_sub(last_pong).as_secs_f64(),
+        }
+    }
+
+    fn database_status(&self) -> DatabaseStatus {
+        let (kind, status) = match &self.database.tasks {
+            TaskDb::Memory(db) => ("memory", db.status()),
+            TaskDb::Disk => ("sqlite", self.database.disk_status.clone()),
+            TaskDb::Nothing => ("none", Default::default()),
+        };
+        DatabaseStatus {
+            kind: kind.into(),
+            records: status.records,
+            bytes: status.bytes,
+            culled: status.culled,
+            lost: status.ops_dropped + status.outputs_dropped,
+            off: status.off,
+        }
+    }
+}

@@ -1,0 +1,269 @@
+//! Load-balanced tasks: between the sockets and the [`TaskScheduler`](crate::scheduler::TaskScheduler).
+
+use bytes::Bytes;
+use serde::Deserialize;
+use serde_json::json;
+use std::borrow::Cow;
+
+use super::compose::{self, ErrorContent};
+use super::tracker::{Pending, Queue};
+use super::{Command, Controller, RequestHeader};
+use crate::channel::Channel;
+use crate::clock::Now;
+use crate::ids::{EngineUuid, MsgId, PeerId};
+use crate::limits::WAITING_BYTES_MAX;
+use crate::scheduler::{self, Failure, Outcome, Reply, Requirements, TaskRequest};
+use crate::wire::date;
+use crate::wire::header::Header;
+use crate::wire::message::Message;
+
+/// A task as the scheduler keeps it: whose it is, and what to send.
+#[derive(Clone, Debug)]
+pub(super) struct TaskJob {
+    /// Routing id of the client; empty for a task that the hub submitted again.
+    client: Bytes,
+    message: Message,
+}
+
+/// The parts of a reply that decide what becomes of it.
+#[derive(Debug)]
+pub(super) struct ReplyHeader {
+    /// The request that it answers.
+    pub(super) parent_id: MsgId,
+    pub(super) ok: bool,
+    pub(super) started: Option<String>,
+    outcome: Outcome,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct ReplyMetadata<'a> {
+    #[serde(borrow)]
+    status: Option<Cow<'a, str>>,
+    #[serde(borrow)]
+    started: Option<Cow<'a, str>>,
+    dependencies_met: Option<bool>,
+}
+
+impl ReplyMetadata<'_> {
+    fn outcome(&self) -> Outcome {
+        match self.status.as_deref() {
+            _ if self.dependencies_met == Some(false) => Outcome::DependenciesUnmet,
+            // A reply that does not say is taken for what it looks like: a reply.
+            Some("ok") | None => Outcome::Ok,
+            Some("aborted") => Outcome::Aborted,
+            Some(_) => Outcome::Error,
+        }
+    }
+}
+
+impl Controller {
+    /// Reads what a reply answers, and how it ended. What cannot be read is logged.
+    pub(super) fn reply_header(&mut self, now: Now, message: &Message) -> Option<ReplyHeader> {
+        let parent = Header::parse(message.parent_header());
+        let metadata: Result<ReplyMetadata<'_>, _> = serde_json::from_slice(message.metadata());
+        match (parent, metadata) {
+            (Ok(parent), Ok(metadata)) => Some(ReplyHeader {
+                parent_id: MsgId::new(&parent.msg_id),
+                ok: metadata.outcome() == Outcome::Ok,
+                started: metadata.started.as_deref().map(str::to_owned),
+                outcome: metadata.outcome(),
+            }),
+            _ => {
+                self.complaints.warn(now.monotonic, "unreadable reply", || {
+                    "an engine's reply has an unreadable header or metadata; dropped".into()
+                });
+                None
+            }
+        }
+    }
+
+    /// A client's task: no routing frame.
+    pub(super) fn handle_task(&mut self, now: Now, from: PeerId, message: Message) {
+        let Some(request) = self.request_header(now, from, &message) else {
+            return;
+        };
+        let Some(client) = self.peers.get(from).map(|peer| peer.identity.clone()) else {
+            return;
+        };
+        if let Err(error) = self.submit_task(now, client, &request, message.clone()) {
+            self.reply_error(now, from, &message, &request, None, &error);
+        }
+    }
+
+    /// Hands a task to the scheduler, and records it.
+    fn submit_task(
+        &mut self,
+        now: Now,
+        client: Bytes,
+        request: &RequestHeader,
+        message: Message,
+    ) -> Result<(), ErrorContent> {
+        let msg_id = &request.msg_id;
+        if self.tracker.is_pending(msg_id.as_str()) {
+            return Err(ErrorContent::new(
+                "ValueError",
+                format!("a task {msg_id} is already under way"),
+            ));
+        }
+        if self.waiting_bytes + message.size() > WAITING_BYTES_MAX {
+            return Err(ErrorContent::new(
+                "MemoryError",
+                format!(
+                    "{} MB of tasks wait in the controller already; wait for results before submitting more",
+                    WAITING_BYTES_MAX >> 20
+                ),
+            ));
+        }
+        self.tracker.submit(
+            msg_id,
+            Pending {
+                engine: None,
+                queue: Queue::Task,
+            },
+        );
+        self.record_submit(now, msg_id, Queue::Task, None, &message);
+        self.waiting_bytes += message.size();
+        let metadata = message.metadata().clone();
+        let payload = TaskJob { client, message };
+        let taken = match Requirements::parse(&metadata) {
+            Ok(requirements) => self.scheduler.handle_task(
+                now,
+                TaskRequest {
+                    msg_id: msg_id.clone(),
+                    requirements,
+                    payload,
+                },
+            ),
+            Err(error) => self
+                .scheduler
+                .handle_unreadable_task(msg_id.clone(), payload, error),
+        };
+        if let Err(duplicate) = taken {
+            log::error!("the tracker did not know that {duplicate}");
+        }
+        self.drain_scheduler(now);
+        Ok(())
+    }
+
+    /// Submits a recorded task anew, for no client: its result is asked of the hub.
+    pub(super) fn resubmit_task(&mut self, now: Now, message: Message) -> Result<(), ErrorContent> {
+        let request = RequestHeader::parse(message.header()).map_err(|cause| {
+            ErrorContent::new("ValueError", format!("unreadable header: {cause}"))
+        })?;
+        self.submit_task(now, Bytes::new(), &request, message)
+    }
+
+    /// An engine's reply: `[client, ...]`.
+    pub(super) fn handle_task_reply(&mut self, now: Now, from: PeerId, message: Message) {
+        let Some((uuid, _)) = self.reply_route(now, from, &message) else {
+            return;
+        };
+        let Some(reply) = self.reply_header(now, &message) else {
+            return;
+        };
+        let Some(engine) = std::str::from_utf8(&uuid)
+            .ok()
+            .and_then(|uuid| self.engines.by_uuid_mut(uuid))
+        else {
+            return;
+        };
+        let (engine_id, engine_uuid) = (engine.id, engine.uuid.clone());
+        match self.scheduler.handle_reply(
+            now,
+            &engine_uuid,
+            reply.parent_id.as_str(),
+            reply.outcome,
+        ) {
+            Reply::Deliver(job) => {
+                engine.count(reply.ok);
+                self.tracker.complete(&reply.parent_id, Some(engine_id));
+                self.tracker.count(reply.ok);
+                self.waiting_bytes = self.waiting_bytes.saturating_sub(job.message.size());
+                self.record_complete(now, &reply.parent_id, Some(engine_uuid), &message);
+                if !job.client.is_empty() {
+                    self.forward_reply(now, Channel::TaskClient, &job.client, Some(uuid), message);
+                }
+            }
+            Reply::Retried => {
+                self.tracker.assign(&reply.parent_id, None);
+            }
+            Reply::Unknown => {
+                log::debug!(
+                    "engine {engine_id} answered {} late, or twice",
+                    reply.parent_id
+                );
+            }
+        }
+        self.drain_scheduler(now);
+    }
+
+    /// Carries out what the scheduler decided.
+    pub(super) fn drain_scheduler(&mut self, now: Now) {
+        while let Some(command) = self.scheduler.poll_command() {
+            match command {
+                scheduler::Command::Assign {
+                    msg_id,
+                    engine,
+                    payload,
+                } => self.assign(&msg_id, engine, payload),
+                scheduler::Command::Fail {
+                    msg_id,
+                    payload,
+                    reason,
+                } => self.fail_task(now, &msg_id, &payload, &reason),
+            }
+        }
+    }
+
+    fn assign(&mut self, msg_id: &MsgId, uuid: EngineUuid, job: TaskJob) {
+        let engine = self.engines.id_of(uuid.as_str());
+        self.tracker.assign(msg_id, engine);
+        // Without a connection the engine is about to leave, and the task comes back.
+        if let Some(peer) = self.peers.route(Channel::TaskEngine, uuid.as_bytes()) {
+            let frames = job.message.into_frames_via([job.client]);
+            self.commands.push_back(Command::Send { peer, frames });
+        }
+        self.record_assign(msg_id, uuid);
+    }
+
+    fn fail_task(&mut self, now: Now, msg_id: &MsgId, job: &TaskJob, failure: &Failure) {
+        let content = ErrorContent::explained(
+            failure.ename(),
+            failure.evalue(msg_id),
+            failure.traceback(msg_id),
+        );
+        let engine = failure.engine();
+        let metadata = match engine {
+            Some(engine) => {
+                let date = date::format(now.unix_micros);
+                compose::json(&json!({ "status": "error", "engine": engine, "date": date }))
+            }
+            None => compose::empty_object(),
+        };
+        let header = job.message.header();
+        let mut frames = self.composer.message(
+            now,
+            "apply_reply",
+            Some(header),
+            metadata,
+            compose::json(&content),
+        );
+        if let Some(engine) = engine {
+            frames.insert(0, Bytes::copy_from_slice(engine.as_bytes()));
+        }
+        self.tracker.forget(msg_id);
+        self.tracker.count(false);
+        self.waiting_bytes = self.waiting_bytes.saturating_sub(job.message.size());
+        let Ok(reply) = Message::parse(frames) else {
+            return;
+        };
+        self.record_complete(now, msg_id, engine.cloned(), &reply);
+        if let Some(peer) = self.peers.route(Channel::TaskClient, &job.client) {
+            self.commands.push_back(Command::Send {
+                peer,
+                frames: reply.into_frames(),
+            });
+        }
+    }
+}

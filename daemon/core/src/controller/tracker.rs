@@ -1,0 +1,76 @@
+//! Which requests are under way, and for whom.
+
+use std::collections::HashMap;
+
+use crate::ids::{EngineId, MsgId};
+pub(crate) use crate::task_db::record::Queue;
+
+/// A request without its reply.
+#[derive(Clone, Debug)]
+pub(crate) struct Pending {
+    /// Where it is; `None` while a load-balanced task waits for an engine.
+    pub(crate) engine: Option<EngineId>,
+    pub(crate) queue: Queue,
+}
+
+#[derive(Debug, Default)]
+pub(crate) struct Tracker {
+    pending: HashMap<MsgId, (u64, Pending)>,
+    sequence: u64,
+    /// Replies so far, by outcome.
+    pub(crate) done: u64,
+    pub(crate) failed: u64,
+}
+
+impl Tracker {
+    /// Notes a new request; returns its place in the order of all requests.
+    pub(crate) fn submit(&mut self, msg_id: &MsgId, pending: Pending) -> u64 {
+        self.sequence += 1;
+        self.pending
+            .insert(msg_id.clone(), (self.sequence, pending));
+        self.sequence
+    }
+
+    pub(crate) fn assign(&mut self, msg_id: &MsgId, engine: Option<EngineId>) {
+        if let Some((_, pending)) = self.pending.get_mut(msg_id) {
+            pending.engine = engine;
+        }
+    }
+
+    /// Notes a reply, if it is that engine's to give. Returns the request's place in the order.
+    pub(crate) fn complete(&mut self, msg_id: &MsgId, engine: Option<EngineId>) -> Option<u64> {
+        if self.pending.get(msg_id)?.1.engine != engine {
+            return None;
+        }
+        self.pending.remove(msg_id).map(|(sequence, _)| sequence)
+    }
+
+    /// Notes that a request has ended, whoever had it.
+    pub(crate) fn forget(&mut self, msg_id: &MsgId) {
+        self.pending.remove(msg_id);
+    }
+
+    pub(crate) fn is_pending(&self, msg_id: &str) -> bool {
+        self.pending.contains_key(msg_id)
+    }
+
+    /// Load-balanced tasks that no engine has, oldest first.
+    pub(crate) fn unassigned(&self) -> Vec<&MsgId> {
+        #[expect(clippy::disallowed_methods, reason = "sorted before anyone sees it")]
+        let entries = self.pending.iter();
+        let mut waiting: Vec<(u64, &MsgId)> = entries
+            .filter(|(_, (_, pending))| pending.queue == Queue::Task && pending.engine.is_none())
+            .map(|(msg_id, (sequence, _))| (*sequence, msg_id))
+            .collect();
+        waiting.sort_unstable();
+        waiting.into_iter().map(|(_, msg_id)| msg_id).collect()
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.pending.len()
+    }
+
+    pub(crate) fn count(&mut self, ok: bool) {
+        if ok { self.done += 1 } else { self.failed += 1 }
+    }
+}

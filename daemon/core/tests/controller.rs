@@ -1,0 +1,524 @@
+//! The controller as its peers see it: engines come and go, requests are routed, the hub answers.
+
+mod pool;
+
+use std::time::Duration;
+
+use piparallel_core::channel::Channel;
+use piparallel_core::controller::Event;
+use pool::{Pool, config};
+use serde_json::json;
+
+const GRACE: Duration = Duration::from_millis(100);
+
+#[test]
+fn an_engine_is_announced_after_its_first_heartbeat() {
+    let mut pool = Pool::new();
+    let client = pool.client();
+    let engine = pool.pending_engine("uuid-0");
+    pool.nothing_for(client.notification);
+    pool.beat(&engine);
+    let note = pool.receive(client.notification);
+    assert_eq!(note.msg_type(), "registration_notification");
+    assert_eq!(note.content, json!({"id": 0, "uuid": "uuid-0"}));
+    let reply = pool.ask(client.hub, "connection_request", json!({}));
+    assert_eq!(
+        reply.content,
+        json!({"status": "ok", "engines": {"0": "uuid-0"}})
+    );
+    pool.pass(GRACE);
+    assert_eq!(
+        pool.saved_engines.as_deref(),
+        Some(r#"{"engines":{"0":"uuid-0"},"next_id":1}"#)
+    );
+}
+
+#[test]
+fn an_engine_registers_only_itself() {
+    let mut pool = Pool::new();
+    let stranger = pool.connect(Channel::Registration, "someone");
+    pool.request(
+        stranger,
+        &[],
+        "registration_request",
+        json!({}),
+        json!({"uuid": "uuid-0"}),
+    );
+    let reply = pool.receive(stranger);
+    assert_eq!(reply.content["status"], "error");
+    assert_eq!(reply.ename(), "RuntimeError");
+}
+
+#[test]
+fn a_second_registration_of_a_uuid_is_refused() {
+    let mut pool = Pool::new();
+    let engine = pool.engine("uuid-0");
+    pool.request(
+        engine.registration,
+        &[],
+        "registration_request",
+        json!({}),
+        json!({"uuid": "uuid-0"}),
+    );
+    assert_eq!(pool.receive(engine.registration).ename(), "KeyError");
+}
+
+#[test]
+fn mux_goes_to_the_engine_and_back_untouched() {
+    let mut pool = Pool::new();
+    let client = pool.client();
+    let engine = pool.engine("uuid-0");
+    let header = pool.header("apply_request");
+    let frames = pool.frames(
+        &["uuid-0"],
+        [&header, &json!({}), &json!({}), &json!({})],
+        &["a", "b"],
+    );
+    pool.event(Event::Message {
+        peer: client.mux,
+        frames: frames.clone(),
+    });
+    let request = pool.receive(engine.mux);
+    assert_eq!(request.frames[1..], frames[1..], "signed parts and buffers");
+    let queues = pool.ask(client.hub, "queue_request", json!({"targets": null}));
+    assert_eq!(
+        queues.content["0"],
+        json!({"queue": 1, "completed": 0, "tasks": 0})
+    );
+    pool.reply_ok(engine.mux, &request, "uuid-0");
+    let reply = pool.receive(client.mux);
+    assert_eq!(reply.routing, ["uuid-0"]);
+    assert_eq!(reply.parent, header);
+    let queues = pool.ask(
+        client.hub,
+        "queue_request",
+        json!({"targets": [0], "verbose": true}),
+    );
+    assert_eq!(
+        queues.content["0"],
+        json!({"queue": [], "completed": [header["msg_id"]], "tasks": []})
+    );
+}
+
+#[test]
+fn mux_to_an_unknown_engine_is_answered() {
+    let mut pool = Pool::new();
+    let client = pool.client();
+    let msg_id = pool.request(
+        client.mux,
+        &["nobody"],
+        "apply_request",
+        json!({}),
+        json!({}),
+    );
+    let reply = pool.receive(client.mux);
+    assert_eq!(
+        (reply.msg_type(), reply.ename()),
+        ("apply_reply", "EngineError")
+    );
+    assert_eq!(reply.parent["msg_id"], msg_id.as_str());
+}
+
+#[test]
+fn a_message_without_reply_leaves_no_queue() {
+    let mut pool = Pool::new();
+    let client = pool.client();
+    let engine = pool.engine("uuid-0");
+    pool.request(client.mux, &["uuid-0"], "comm_msg", json!({}), json!({}));
+    assert_eq!(pool.receive(engine.mux).msg_type(), "comm_msg");
+    let queues = pool.ask(client.hub, "queue_request", json!({"targets": null}));
+    assert_eq!(queues.content["0"]["queue"], 0);
+}
+
+#[test]
+fn wrong_and_replayed_signatures_are_answered() {
+    let mut pool = Pool::new();
+    let client = pool.client();
+    let header = pool.header("connection_request");
+    let mut frames = pool.frames(&[], [&header, &json!({}), &json!({}), &json!({})], &[]);
+    pool.event(Event::Message {
+        peer: client.hub,
+        frames: frames.clone(),
+    });
+    assert_eq!(pool.receive(client.hub).msg_type(), "connection_reply");
+    pool.event(Event::Message {
+        peer: client.hub,
+        frames: frames.clone(),
+    });
+    let reply = pool.receive(client.hub);
+    assert_eq!(reply.msg_type(), "hub_error");
+    assert!(
+        reply.content["evalue"].as_str().unwrap().contains("replay"),
+        "{reply:?}"
+    );
+    frames[1] = "0".repeat(64).into();
+    pool.event(Event::Message {
+        peer: client.hub,
+        frames,
+    });
+    assert!(
+        pool.receive(client.hub).content["evalue"]
+            .as_str()
+            .unwrap()
+            .contains("signature")
+    );
+}
+
+#[test]
+fn a_task_goes_to_an_engine_and_its_reply_back() {
+    let mut pool = Pool::new();
+    let client = pool.client();
+    let msg_id = pool.request(
+        client.task,
+        &[],
+        "apply_request",
+        json!({"retries": 0}),
+        json!({}),
+    );
+    let queues = pool.ask(client.hub, "queue_request", json!({"targets": null}));
+    assert_eq!(queues.content["unassigned"], 1);
+    let engine = pool.engine("uuid-0");
+    let request = pool.receive(engine.task);
+    assert_eq!(request.msg_id(), msg_id);
+    let results = pool.ask(client.hub, "result_request", json!({"msg_ids": [msg_id]}));
+    assert_eq!(results.content["pending"], json!([msg_id]));
+    pool.reply_ok(engine.task, &request, "uuid-0");
+    assert_eq!(pool.receive(client.task).routing, ["uuid-0"]);
+    let results = pool.ask(client.hub, "result_request", json!({"msg_ids": [msg_id]}));
+    assert_eq!(results.content["completed"], json!([msg_id]));
+    assert_eq!(results.buffers, ["result"]);
+}
+
+#[test]
+fn a_killed_engines_task_fails_or_is_retried_at_once() {
+    let mut pool = Pool::new();
+    let client = pool.client();
+    let first = pool.engine("uuid-0");
+    let failing = pool.request(client.task, &[], "apply_request", json!({}), json!({}));
+    let retried = pool.request(
+        client.task,
+        &[],
+        "apply_request",
+        json!({"retries": 1}),
+        json!({}),
+    );
+    assert_eq!(pool.receive(first.task).msg_id(), failing);
+    pool.reply_ok(first.task, &pool_request(&failing), "uuid-0");
+    assert_eq!(pool.receive(client.task).parent["msg_id"], failing.as_str());
+    assert_eq!(pool.receive(first.task).msg_id(), retried);
+    let lost = pool.request(
+        client.mux,
+        &["uuid-0"],
+        "apply_request",
+        json!({}),
+        json!({}),
+    );
+    pool.kill(&first);
+    let second = pool.engine("uuid-1");
+    pool.live(GRACE, &[&second]);
+    assert_eq!(pool.receive(second.task).msg_id(), retried);
+    let notes = [
+        pool.receive(client.notification),
+        pool.receive(client.notification),
+        pool.receive(client.notification),
+    ];
+    assert_eq!(notes[2].msg_type(), "unregistration_notification");
+    let results = pool.ask(client.hub, "result_request", json!({"msg_ids": [lost]}));
+    assert_eq!(
+        results.content[&lost]["result_content"]["ename"],
+        "EngineError"
+    );
+}
+
+fn pool_request(msg_id: &str) -> pool::Received {
+    pool::Received {
+        routing: vec!["\0\0\0\0\0".into()],
+        header: json!({"msg_id": msg_id}),
+        parent: json!({}),
+        metadata: json!({}),
+        content: json!({}),
+        buffers: vec![],
+        frames: vec![],
+    }
+}
+
+#[test]
+fn a_frozen_engine_is_noticed_within_three_seconds_and_comes_back() {
+    let mut pool = Pool::new();
+    let client = pool.client();
+    let engine = pool.engine("uuid-0");
+    assert_eq!(
+        pool.receive(client.notification).msg_type(),
+        "registration_notification"
+    );
+    pool.live(Duration::from_secs(600), &[&engine]);
+    pool.nothing_for(client.notification);
+    pool.pass(Duration::from_secs(3));
+    assert_eq!(
+        pool.receive(client.notification).msg_type(),
+        "unregistration_notification"
+    );
+    pool.live(Duration::from_secs(1), &[&engine]);
+    let note = pool.receive(client.notification);
+    assert_eq!(note.msg_type(), "registration_notification");
+    assert_eq!(note.content, json!({"id": 0, "uuid": "uuid-0"}));
+    let msg_id = pool.request(client.task, &[], "apply_request", json!({}), json!({}));
+    assert_eq!(pool.receive(engine.task).msg_id(), msg_id);
+}
+
+#[test]
+fn an_engine_that_unregistered_does_not_come_back() {
+    let mut pool = Pool::new();
+    let client = pool.client();
+    let engine = pool.engine("uuid-0");
+    let nanny = pool.connect(Channel::Registration, "");
+    pool.request(
+        nanny,
+        &[],
+        "unregistration_request",
+        json!({}),
+        json!({"id": engine.id}),
+    );
+    pool.live(Duration::from_secs(5), &[&engine]);
+    let reply = pool.ask(client.hub, "connection_request", json!({}));
+    assert_eq!(reply.content["engines"], json!({}));
+}
+
+#[test]
+fn engines_of_an_earlier_controller_are_taken_up_when_they_answer() {
+    let restored = r#"{"engines": {"3": "uuid-3", "4": "dead"}, "next_id": 7}"#;
+    let mut pool = Pool::with(piparallel_core::controller::Config {
+        restored_engines: Some(restored.into()),
+        ..config()
+    });
+    let client = pool.client();
+    for channel in [
+        Channel::MuxEngine,
+        Channel::TaskEngine,
+        Channel::BroadcastEngine,
+    ] {
+        pool.connect(channel, "uuid-3");
+    }
+    let ping = pool.connect(Channel::HbPing, "");
+    let pong = pool.connect(Channel::HbPong, "uuid-3");
+    let frames = pool.poll_frames(ping).unwrap();
+    pool.event(Event::Message { peer: pong, frames });
+    let reply = pool.ask(client.hub, "connection_request", json!({}));
+    assert_eq!(
+        reply.content["engines"],
+        json!({"3": "uuid-3"}),
+        "and not the dead one"
+    );
+    assert_eq!(pool.engine("new").id, 7);
+}
+
+#[test]
+fn another_connection_cannot_take_a_living_engines_uuid() {
+    let mut pool = Pool::new();
+    let client = pool.client();
+    let engine = pool.engine("uuid-0");
+    let thief = pool.connect(Channel::MuxEngine, "uuid-0");
+    assert_eq!(pool.probed, [engine.mux]);
+    pool.event(Event::Alive { peer: engine.mux });
+    assert_eq!(pool.closed, [thief]);
+    let msg_id = pool.request(
+        client.mux,
+        &["uuid-0"],
+        "apply_request",
+        json!({}),
+        json!({}),
+    );
+    assert_eq!(pool.receive(engine.mux).msg_id(), msg_id);
+}
+
+#[test]
+fn a_broadcast_reaches_all_and_its_replies_come_singly() {
+    let mut pool = Pool::new();
+    let client = pool.client();
+    let engines = [pool.engine("a"), pool.engine("b")];
+    let metadata =
+        json!({"targets": [["b", 1], ["a", 0]], "is_broadcast": true, "is_coalescing": false});
+    let msg_id = pool.request(client.broadcast, &[], "apply_request", metadata, json!({}));
+    for engine in &engines {
+        let request = pool.receive(engine.broadcast);
+        assert_eq!(request.msg_id(), format!("{msg_id}_{}", engine.uuid));
+        assert_eq!(request.metadata["original_msg_id"], msg_id.as_str());
+        pool.reply_ok(engine.broadcast, &request, &engine.uuid);
+        let reply = pool.receive(client.broadcast);
+        assert_eq!(reply.parent["msg_id"], format!("{msg_id}_{}", engine.uuid));
+    }
+    let history = pool.ask(client.hub, "history_request", json!({}));
+    assert_eq!(history.content["history"].as_array().unwrap().len(), 2);
+}
+
+#[test]
+fn a_coalescing_broadcast_has_one_reply_in_the_order_of_its_targets() {
+    let mut pool = Pool::new();
+    let client = pool.client();
+    let engines = [pool.engine("a"), pool.engine("b")];
+    let metadata =
+        json!({"targets": [["b", 1], ["a", 0]], "is_broadcast": true, "is_coalescing": true});
+    let msg_id = pool.request(client.broadcast, &[], "apply_request", metadata, json!({}));
+    for engine in &engines {
+        pool.nothing_for(client.broadcast);
+        let request = pool.receive(engine.broadcast);
+        pool.reply_ok(engine.broadcast, &request, &engine.uuid);
+    }
+    let reply = pool.receive(client.broadcast);
+    assert_eq!(reply.metadata["original_msg_id"], msg_id.as_str());
+    assert_eq!(
+        reply.metadata["broadcast_targets"],
+        json!([["b", 1], ["a", 0]])
+    );
+    assert_eq!(reply.buffers, ["result", "result"]);
+    let results = pool.ask(client.hub, "result_request", json!({"msg_ids": [msg_id]}));
+    assert_eq!(results.content["completed"], json!([msg_id]));
+}
+
+#[test]
+fn a_coalescing_broadcast_loses_no_failure() {
+    let mut pool = Pool::new();
+    let client = pool.client();
+    let engines = [pool.engine("a"), pool.engine("b")];
+    let metadata =
+        json!({"targets": [["a", 0], ["b", 1]], "is_broadcast": true, "is_coalescing": true});
+    pool.request(client.broadcast, &[], "apply_request", metadata, json!({}));
+    let request = pool.receive(engines[0].broadcast);
+    pool.reply_error(engines[0].broadcast, &request, "a");
+    let request = pool.receive(engines[1].broadcast);
+    pool.reply_ok(engines[1].broadcast, &request, "b");
+    let reply = pool.receive(client.broadcast);
+    assert_eq!(reply.content["ename"], "ZeroDivisionError");
+    assert_eq!(reply.content["engine_info"]["engine_uuid"], "a");
+}
+
+#[test]
+fn output_reaches_all_clients_and_the_record() {
+    let mut pool = Pool::new();
+    let clients = [pool.client(), pool.client()];
+    let engine = pool.engine("uuid-0");
+    let msg_id = pool.request(
+        clients[0].mux,
+        &["uuid-0"],
+        "apply_request",
+        json!({}),
+        json!({}),
+    );
+    let request = pool.receive(engine.mux);
+    let header = pool.header("stream");
+    let content = json!({"name": "stdout", "text": "hello"});
+    let frames = pool.frames(
+        &["engine.0.stdout"],
+        [&header, &request.header, &json!({}), &content],
+        &[],
+    );
+    pool.event(Event::Message {
+        peer: engine.iopub,
+        frames: frames.clone(),
+    });
+    for client in &clients {
+        assert_eq!(pool.receive(client.iopub).frames, frames);
+    }
+    let reply = pool.ask(
+        clients[0].hub,
+        "db_request",
+        json!({"query": {"msg_id": msg_id}, "keys": ["stdout"]}),
+    );
+    assert_eq!(
+        reply.content["records"],
+        json!([{"msg_id": msg_id, "stdout": "hello"}])
+    );
+}
+
+#[test]
+fn a_task_is_resubmitted_with_its_metadata() {
+    let mut pool = Pool::new();
+    let client = pool.client();
+    let engine = pool.engine("uuid-0");
+    let old = pool.request(
+        client.task,
+        &[],
+        "apply_request",
+        json!({"label": "mine"}),
+        json!({}),
+    );
+    let request = pool.receive(engine.task);
+    pool.reply_ok(engine.task, &request, "uuid-0");
+    let reply = pool.ask(client.hub, "resubmit_request", json!({"msg_ids": [old]}));
+    let new = reply.content["resubmitted"][&old]
+        .as_str()
+        .unwrap()
+        .to_owned();
+    let again = pool.receive(engine.task);
+    assert_eq!(
+        (again.msg_id(), &again.metadata["label"]),
+        (&*new, &json!("mine"))
+    );
+    assert_eq!(again.header["session"], "client");
+    pool.reply_ok(engine.task, &again, "uuid-0");
+    let results = pool.ask(client.hub, "result_request", json!({"msg_ids": [new]}));
+    assert_eq!(results.content["completed"], json!([new]));
+}
+
+#[test]
+fn pending_tasks_cannot_be_purged_and_unknown_ids_are_named() {
+    let mut pool = Pool::new();
+    let client = pool.client();
+    let pending = pool.request(client.task, &[], "apply_request", json!({}), json!({}));
+    let ask =
+        |pool: &mut Pool, ids| pool.ask(client.hub, "purge_request", json!({ "msg_ids": ids }));
+    assert_eq!(ask(&mut pool, json!([pending])).ename(), "IndexError");
+    assert_eq!(ask(&mut pool, json!(["nobody"])).ename(), "KeyError");
+    assert_eq!(ask(&mut pool, json!("all")).content["status"], "ok");
+    let reply = pool.ask(client.hub, "result_request", json!({"msg_ids": ["nobody"]}));
+    assert_eq!(
+        (reply.msg_type(), reply.ename()),
+        ("result_reply", "KeyError")
+    );
+    let reply = pool.ask(client.hub, "queue_request", json!({"targets": [5]}));
+    assert_eq!(
+        (reply.msg_type(), reply.ename()),
+        ("hub_error", "IndexError")
+    );
+    let reply = pool.ask(client.hub, "nonsense", json!({}));
+    assert_eq!((reply.msg_type(), reply.ename()), ("hub_error", "KeyError"));
+}
+
+#[test]
+fn shutdown_is_answered_announced_and_carried_out() {
+    let mut pool = Pool::new();
+    let client = pool.client();
+    assert_eq!(
+        pool.ask(client.hub, "shutdown_request", json!({})).content["status"],
+        "ok"
+    );
+    assert_eq!(
+        pool.receive(client.notification).msg_type(),
+        "shutdown_notification"
+    );
+    assert!(!pool.shut_down);
+    pool.pass(Duration::from_millis(300));
+    assert!(pool.shut_down);
+}
+
+#[test]
+fn status_counts_what_happened() {
+    let mut pool = Pool::new();
+    let client = pool.client();
+    let engine = pool.engine("uuid-0");
+    pool.request(client.task, &[], "apply_request", json!({}), json!({}));
+    let request = pool.receive(engine.task);
+    pool.reply_error(engine.task, &request, "uuid-0");
+    pool.request(client.task, &[], "apply_request", json!({}), json!({}));
+    let status = pool.ask(client.hub, "status_request", json!({})).content;
+    assert_eq!(
+        status["tasks"],
+        json!({"pending": 1, "waiting": 0, "done": 0, "failed": 1, "retried": 0})
+    );
+    assert_eq!(status["engines"][0]["tasks"], 1);
+    assert_eq!(status["engines"][0]["state"], "ok");
+    assert_eq!(
+        (&status["clients"], &status["database"]["kind"]),
+        (&json!(1), &json!("memory"))
+    );
+}
