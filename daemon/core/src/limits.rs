@@ -44,3 +44,21 @@ pub const GLOB_PATTERN_MAX: usize = 256;
 
 /// Bytes of JSON in the answer to one query. It is built in memory, next to everything else on a Pi.
 pub const REPLY_JSON_MAX: usize = 64 * 1024 * 1024;
+
+/// Records that the database on disk keeps unless told otherwise.
+pub const DISK_RECORDS: u64 = 100_000;
+
+/// Bytes that the database on disk keeps unless told otherwise: an SD card has other uses.
+pub const DISK_BYTES: u64 = 1024 * 1024 * 1024;
+
+/// Operations that wait for the disk. A card that stalls for a second must not lose records.
+pub const DISK_QUEUE_OPS: usize = 50_000;
+
+/// Bytes that wait for the disk; one message more may wait, however large.
+pub const DISK_QUEUE_BYTES: usize = 32 * 1024 * 1024;
+
+/// Questions that wait for the disk. Clients ask one at a time, and wait.
+pub const DISK_QUEUE_REQUESTS: usize = 1024;
+
+/// Bytes of buffers in an answer from disk, unless they are those of a single record.
+pub const REPLY_BUFFERS_MAX: usize = 128 * 1024 * 1024;

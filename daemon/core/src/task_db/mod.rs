@@ -280,7 +280,7 @@ impl StoredRequest {
 pub enum TaskDb {
     /// In the shell: what `record` and `answer` return goes there.
     Disk,
-    Memory(MemoryDb),
+    Memory(Box<MemoryDb>),
     Nothing,
 }
 
