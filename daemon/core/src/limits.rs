@@ -104,3 +104,21 @@ pub const CONNECT_PATIENCE: Duration = Duration::from_secs(2);
 /// Bytes of load-balanced tasks that wait or run. Beyond it a new task is refused with an error, so
 /// that a client which submits without end meets a bound before the machine does.
 pub const WAITING_BYTES_MAX: usize = 256 << 20;
+
+/// Records that the database on disk keeps unless told otherwise.
+pub const DISK_RECORDS: u64 = 100_000;
+
+/// Bytes that the database on disk keeps unless told otherwise: an SD card has other uses.
+pub const DISK_BYTES: u64 = 1024 * 1024 * 1024;
+
+/// Operations that wait for the disk. A card that stalls for a second must not lose records.
+pub const DISK_QUEUE_OPS: usize = 50_000;
+
+/// Bytes that wait for the disk; one message more may wait, however large.
+pub const DISK_QUEUE_BYTES: usize = 32 * 1024 * 1024;
+
+/// Questions that wait for the disk. Clients ask one at a time, and wait.
+pub const DISK_QUEUE_REQUESTS: usize = 1024;
+
+/// Bytes of buffers in an answer from disk, unless they are those of a single record.
+pub const REPLY_BUFFERS_MAX: usize = 128 * 1024 * 1024;

@@ -55,6 +55,13 @@ impl Glob {
         Ok(Self { tokens })
     }
 
+    /// The pattern in the syntax of SQLite's GLOB, or one that fits more texts where SQLite has no way
+    /// to say the same.
+    #[must_use]
+    pub fn to_sqlite(&self) -> String {
+        self.tokens.iter().map(Token::to_sqlite).collect()
+    }
+
     /// Whether all of `text` fits. Costs at most pattern times text: only the last `*` is ever moved.
     #[must_use]
     pub fn matches(&self, text: &str) -> bool {
@@ -97,6 +104,17 @@ impl Token {
                 ranges.iter().any(|(low, high)| (*low..=*high).contains(&c)) != *negated
             }
             Self::One => true,
+        }
+    }
+
+    fn to_sqlite(&self) -> String {
+        match self {
+            Self::Any => "*".to_owned(),
+            // A text ends at its first NUL for GLOB.
+            Self::Char('\0') => "*".to_owned(),
+            Self::Char(c @ ('*' | '?' | '[')) => format!("[{c}]"),
+            Self::Char(c) => c.to_string(),
+            Self::Class { .. } | Self::One => "?".to_owned(),
         }
     }
 }

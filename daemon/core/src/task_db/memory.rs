@@ -160,7 +160,7 @@ impl MemoryDb {
     pub fn answer(&mut self, request: DbRequest) -> DbReply {
         let reply = match request {
             DbRequest::Find(find) => self.find(&find),
-            DbRequest::History => Ok(self.history()),
+            DbRequest::History => self.history(),
             DbRequest::Purge(purge) => Ok(self.purge(&purge)),
             DbRequest::Requests(msg_ids) => self.requests(&msg_ids),
             DbRequest::Results(results) => self.results(results),
@@ -351,7 +351,7 @@ impl MemoryDb {
         Ok(reply.finish())
     }
 
-    fn history(&self) -> DbReply {
+    fn history(&self) -> Result<DbReply, DbError> {
         let dated = self.records().filter(|record| record.submitted.is_some());
         let msg_ids: Vec<MsgId> = dated.map(|record| record.msg_id.clone()).collect();
         render::history(&msg_ids)

@@ -120,7 +120,8 @@ fn append(kept: &mut String, text: &str) {
     if text.len() <= room {
         kept.push_str(text);
     } else if kept.len() <= OUTPUT_TEXT_MAX {
-        kept.push_str(&text[..text.floor_char_boundary(room)]);
+        let end = (0..=room).rev().find(|at| text.is_char_boundary(*at));
+        kept.push_str(&text[..end.unwrap_or(0)]);
         kept.push_str(CUT);
     }
 }

@@ -138,15 +138,18 @@ impl ResultsReply {
 }
 
 /// The answer to a `history_request`.
-#[must_use]
-pub fn history(msg_ids: &[MsgId]) -> DbReply {
+///
+/// # Errors
+/// The answer is too large.
+pub fn history(msg_ids: &[MsgId]) -> Result<DbReply, DbError> {
     let mut json = br#"{"status":"ok","history":"#.to_vec();
     write_json(&msg_ids, &mut json);
     json.push(b'}');
-    DbReply::Content {
+    bounded(&json)?;
+    Ok(DbReply::Content {
         content: json.into(),
         buffers: Vec::new(),
-    }
+    })
 }
 
 /// Raw bytes as a JSON text, if they are one.

@@ -1,0 +1,1 @@
+//! The store as the controller uses it, on real files.
