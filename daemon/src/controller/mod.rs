@@ -1,0 +1,4 @@
+//! The controller role.
+
+/// Binding of all sockets.
+pub mod bind;

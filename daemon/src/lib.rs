@@ -1,0 +1,7 @@
+//! piparallel: an IPython Parallel pool in one static binary. This crate is the part that touches the
+//! world; the decisions are in `piparallel-core`.
+
+/// The controller role: sockets, files and loop around the machines of the core.
+pub mod controller;
+/// Options from files, environment and command line, merged and validated.
+pub mod settings;
