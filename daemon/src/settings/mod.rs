@@ -10,10 +10,18 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+/// Assignments of options, merged.
+pub mod config;
 /// Key pairs of CURVE and their text form.
 pub mod curve;
+/// Python files, as far as they are plain assignments.
+pub mod py_file;
 /// A value that is not printed.
 pub mod secret;
+/// The table of options.
+pub mod traits;
+/// Values and their types.
+pub mod value;
 
 pub use curve::{CurveKeyPair, CurvePublicKey};
 pub use secret::Secret;
