@@ -6,18 +6,26 @@
 //! [`resolve`] turns the result into [`ControllerSettings`], or into an error that names the place.
 //! Nothing behind this module reads a file or an environment variable to learn an option.
 
-use std::net::IpAddr;
+use std::net::Ipv4Addr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+/// The command line of stock `ipcontroller`.
+pub mod command_line;
 /// Assignments of options, merged.
 pub mod config;
 /// Key pairs of CURVE and their text form.
 pub mod curve;
+/// Addresses to listen on.
+pub mod interface;
 /// Python files, as far as they are plain assignments.
 pub mod py_file;
+/// Settings from assignments.
+pub mod resolve;
 /// A value that is not printed.
 pub mod secret;
+/// Environment and files.
+pub mod sources;
 /// The table of options.
 pub mod traits;
 /// Values and their types.
@@ -78,10 +86,10 @@ impl ProfileDir {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Interface {
     /// At least one. `0.0.0.0` stands for all.
-    pub addresses: Vec<IpAddr>,
+    pub addresses: Vec<Ipv4Addr>,
     /// `user@server:port` through which this side tunnels; empty for none.
     pub ssh: String,
-    /// Name of the connection file in the profile's `security` directory, or an absolute path.
+    /// Path of the connection file.
     pub file: PathBuf,
 }
 
