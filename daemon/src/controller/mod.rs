@@ -4,3 +4,9 @@
 pub mod address;
 /// Binding of all sockets.
 pub mod bind;
+/// One controller for each profile.
+pub mod claim;
+/// The files that tell peers where the controller is.
+pub mod connection_file;
+/// The engines of a controller, for the next one.
+pub mod engines_file;

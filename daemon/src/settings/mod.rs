@@ -194,3 +194,43 @@ pub struct LogSettings {
     /// `None`: standard error.
     pub file: Option<PathBuf>,
 }
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+
+    /// Settings of a controller on loopback with any free ports and no files.
+    pub(crate) fn settings_for_test() -> ControllerSettings {
+        let side = |file| Interface {
+            addresses: vec![Ipv4Addr::LOCALHOST],
+            ssh: String::new(),
+            file: PathBuf::from(file),
+        };
+        ControllerSettings {
+            profile: ProfileDir {
+                path: PathBuf::from("profile_test"),
+            },
+            cluster_id: String::new(),
+            client: side("client.json"),
+            engine: side("engine.json"),
+            location: None,
+            ports: PortPlan::default(),
+            session_key: Secret::new("key".to_owned()),
+            curve: None,
+            heartbeat: HeartbeatSettings {
+                period: Duration::from_secs(3),
+                misses_max: 10,
+            },
+            registration_timeout: Duration::from_secs(30),
+            scheme: Scheme::LeastLoad,
+            hwm: Some(1),
+            database: DatabaseSettings::None,
+            reuse: false,
+            restore: false,
+            log: LogSettings {
+                level: log::LevelFilter::Info,
+                file: None,
+            },
+        }
+    }
+}
