@@ -3,5 +3,9 @@
 
 /// The controller role: sockets, files and loop around the machines of the core.
 pub mod controller;
+/// The log backend.
+pub mod logging;
 /// Options from files, environment and command line, merged and validated.
 pub mod settings;
+/// The signals that end the program.
+pub mod signals;

@@ -6,7 +6,7 @@ use std::fs;
 use std::io::Write as _;
 use std::net::Ipv4Addr;
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, bail};
 use piparallel_core::channel::Channel;
@@ -86,39 +86,62 @@ fn interface(addresses: &[Ipv4Addr]) -> String {
     }
 }
 
-/// Writes both files, the engines' first: a client that finds its file finds the other too.
-///
-/// # Errors
-/// The directory or a file cannot be written.
-pub fn publish(settings: &ControllerSettings, bound: &Bound) -> anyhow::Result<()> {
-    let interfaces = address::interfaces();
-    let route = address::default_route();
-    let curve = settings.curve.as_ref();
-    let sides = [
-        (
-            &settings.engine,
-            engine_info(settings, bound),
-            curve.map(|c| c.engine.public),
-        ),
-        (
-            &settings.client,
-            client_info(settings, bound),
-            curve.map(|c| c.client.public),
-        ),
-    ];
-    for (side, info, serverkey) in sides {
-        let location = settings.location.clone().unwrap_or_else(|| {
-            let tunnelled = !side.ssh.is_empty();
-            address::location(&side.addresses, tunnelled, &interfaces, route.as_deref()).to_string()
-        });
-        let mut content = Map::new();
-        content.insert("ssh".to_owned(), json!(side.ssh));
-        content.extend(info);
-        content.extend(common(settings, serverkey, &location));
-        write(&side.file, &content)?;
-        log::info!("wrote {}", side.file.display());
+/// Both files, ready to be written.
+pub struct ConnectionFiles {
+    contents: [(PathBuf, Map<String, Value>); 2],
+}
+
+impl ConnectionFiles {
+    #[must_use]
+    pub fn new(settings: &ControllerSettings, bound: &Bound) -> Self {
+        let interfaces = address::interfaces();
+        let route = address::default_route();
+        let curve = settings.curve.as_ref();
+        let content = |side: &Interface, info, serverkey| {
+            let location = settings.location.clone().unwrap_or_else(|| {
+                let tunnelled = !side.ssh.is_empty();
+                let route = route.as_deref();
+                address::location(&side.addresses, tunnelled, &interfaces, route).to_string()
+            });
+            let mut content = Map::new();
+            content.insert("ssh".to_owned(), json!(side.ssh));
+            content.extend(info);
+            content.extend(common(settings, serverkey, &location));
+            (side.file.clone(), content)
+        };
+        let (client, engine) = (&settings.client, &settings.engine);
+        let engine_key = curve.map(|c| c.engine.public);
+        let client_key = curve.map(|c| c.client.public);
+        Self {
+            contents: [
+                content(engine, engine_info(settings, bound), engine_key),
+                content(client, client_info(settings, bound), client_key),
+            ],
+        }
     }
-    Ok(())
+
+    /// Writes both, the engines' first: a client that finds its file finds the other too.
+    ///
+    /// # Errors
+    /// The directory or a file cannot be written.
+    pub fn publish(&self) -> anyhow::Result<()> {
+        for (path, content) in &self.contents {
+            write(path, content)?;
+            log::info!("wrote {}", path.display());
+        }
+        Ok(())
+    }
+
+    /// Removes both; one that is gone already is fine.
+    pub fn remove(&self) {
+        for (path, _) in &self.contents {
+            match fs::remove_file(path) {
+                Ok(()) => log::debug!("removed {}", path.display()),
+                Err(e) if e.kind() == std::io::ErrorKind::NotFound => {}
+                Err(e) => log::warn!("cannot remove {}: {e}", path.display()),
+            }
+        }
+    }
 }
 
 fn common(
@@ -173,17 +196,6 @@ pub fn write_private(path: &Path, content: &[u8]) -> anyhow::Result<()> {
         let _ = fs::remove_file(&temporary);
     }
     result.with_context(failed)
-}
-
-/// Removes both files; one that is gone already is fine.
-pub fn remove(settings: &ControllerSettings) {
-    for side in [&settings.client, &settings.engine] {
-        match fs::remove_file(&side.file) {
-            Ok(()) => log::debug!("removed {}", side.file.display()),
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => {}
-            Err(e) => log::warn!("cannot remove {}: {e}", side.file.display()),
-        }
-    }
 }
 
 /// Makes the profile's directories, private where keys and process ids are.
@@ -349,6 +361,12 @@ mod tests {
         settings
     }
 
+    fn publish(settings: &ControllerSettings) -> ConnectionFiles {
+        let files = ConnectionFiles::new(settings, &bind(settings).unwrap());
+        files.publish().unwrap();
+        files
+    }
+
     fn keys(path: &Path) -> Vec<String> {
         read(path).unwrap().unwrap().keys().cloned().collect()
     }
@@ -357,7 +375,7 @@ mod tests {
     fn both_files_have_every_key_in_the_order_of_stock() {
         let dir = tempfile::tempdir().unwrap();
         let settings = settings_in(dir.path());
-        publish(&settings, &bind(&settings).unwrap()).unwrap();
+        publish(&settings);
         assert_eq!(
             keys(&settings.client.file),
             [
@@ -412,7 +430,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let settings = settings_in(dir.path());
         fs::write(&settings.client.file, "old").unwrap();
-        publish(&settings, &bind(&settings).unwrap()).unwrap();
+        let files = publish(&settings);
         let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
         assert_eq!(mode(&settings.client.file), 0o600);
         assert_eq!(mode(&settings.engine.file), 0o600);
@@ -421,8 +439,8 @@ mod tests {
             fs::read_dir(settings.profile.security()).unwrap().count(),
             2
         );
-        remove(&settings);
-        remove(&settings);
+        files.remove();
+        files.remove();
         assert_eq!(
             fs::read_dir(settings.profile.security()).unwrap().count(),
             0
@@ -452,7 +470,7 @@ mod tests {
         let mut settings = settings_in(dir.path());
         settings.client.ssh = "a@b".to_owned();
         let bound = bind(&settings).unwrap();
-        publish(&settings, &bound).unwrap();
+        ConnectionFiles::new(&settings, &bound).publish().unwrap();
         let mut next = settings_in(dir.path());
         next.session_key = Secret::new("another".to_owned());
         let existing = read_existing(&next).unwrap().unwrap();
@@ -471,7 +489,7 @@ mod tests {
             read_existing(&settings).unwrap().is_none(),
             "there are none"
         );
-        publish(&settings, &bind(&settings).unwrap()).unwrap();
+        publish(&settings);
         let mut client = read(&settings.client.file).unwrap().unwrap();
         client["mux"] = json!(0);
         write(&settings.client.file, &client).unwrap();
@@ -481,7 +499,7 @@ mod tests {
         assert!(read_existing(&settings).unwrap().is_none());
         fs::write(&settings.client.file, "{").unwrap();
         assert!(read_existing(&settings).is_err());
-        publish(&settings, &bind(&settings).unwrap()).unwrap();
+        publish(&settings);
         let pair = CurveKeyPair::generate().unwrap();
         settings.curve = Some(CurveSettings {
             client: pair.clone(),

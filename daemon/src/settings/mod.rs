@@ -18,6 +18,8 @@ pub mod config;
 pub mod curve;
 /// Addresses to listen on.
 pub mod interface;
+/// All sources together.
+pub mod load;
 /// Python files, as far as they are plain assignments.
 pub mod py_file;
 /// Settings from assignments.
@@ -26,6 +28,8 @@ pub mod resolve;
 pub mod secret;
 /// Environment and files.
 pub mod sources;
+/// The file that `--init` writes.
+pub mod starter_file;
 /// The table of options.
 pub mod traits;
 /// Values and their types.
