@@ -3,3 +3,14 @@
 
 /// The task database on disk.
 pub mod store;
+//! piparallel: an IPython Parallel pool in one static binary. This crate is the part that touches the
+//! world; the decisions are in `piparallel-core`.
+
+/// The controller role: sockets, files and loop around the machines of the core.
+pub mod controller;
+/// The log backend.
+pub mod logging;
+/// Options from files, environment and command line, merged and validated.
+pub mod settings;
+/// The signals that end the program.
+pub mod signals;

@@ -1,0 +1,240 @@
+//! Everything that a controller needs to know before it starts, validated.
+//!
+//! Values come in three stages. *Assignments* (`Class.trait = value`, as stock ipyparallel names them)
+//! are read from files, the environment and the command line ([`config`], [`py_file`],
+//! [`command_line`]); they are merged in order of rank, with the place each came from; and
+//! [`resolve`] turns the result into [`ControllerSettings`], or into an error that names the place.
+//! Nothing behind this module reads a file or an environment variable to learn an option.
+
+use std::net::Ipv4Addr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// The command line of stock `ipcontroller`.
+pub mod command_line;
+/// Assignments of options, merged.
+pub mod config;
+/// Key pairs of CURVE and their text form.
+pub mod curve;
+/// Addresses to listen on.
+pub mod interface;
+/// All sources together.
+pub mod load;
+/// Python files, as far as they are plain assignments.
+pub mod py_file;
+/// Settings from assignments.
+pub mod resolve;
+/// A value that is not printed.
+pub mod secret;
+/// Environment and files.
+pub mod sources;
+/// The file that `--init` writes.
+pub mod starter_file;
+/// The table of options.
+pub mod traits;
+/// Values and their types.
+pub mod value;
+
+pub use curve::{CurveKeyPair, CurvePublicKey};
+pub use secret::Secret;
+
+/// What a controller runs with.
+#[derive(Clone)]
+pub struct ControllerSettings {
+    pub profile: ProfileDir,
+    /// Part of the file names, so that several controllers share a profile; empty for none.
+    pub cluster_id: String,
+    /// Where clients connect.
+    pub client: Interface,
+    /// Where engines connect.
+    pub engine: Interface,
+    /// The address under which other machines reach this one; `None`: find it out after binding.
+    pub location: Option<String>,
+    pub ports: PortPlan,
+    /// HMAC key, as it is in the connection files. Empty: messages are not signed.
+    pub session_key: Secret<String>,
+    pub curve: Option<CurveSettings>,
+    pub heartbeat: HeartbeatSettings,
+    /// How long a registration may stay without a first heartbeat.
+    pub registration_timeout: Duration,
+    pub scheme: Scheme,
+    /// Tasks that an engine may have at once; `None`: no limit.
+    pub hwm: Option<u32>,
+    pub database: DatabaseSettings,
+    /// Take ports and key from the connection files that are there, and leave the files at exit.
+    pub reuse: bool,
+    /// Take back the engines that the previous controller had.
+    pub restore: bool,
+    pub log: LogSettings,
+}
+
+/// A profile of IPython: a directory with `security`, `log` and others below it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ProfileDir {
+    pub path: PathBuf,
+}
+
+impl ProfileDir {
+    #[must_use]
+    pub fn security(&self) -> PathBuf {
+        self.path.join("security")
+    }
+
+    #[must_use]
+    pub fn log(&self) -> PathBuf {
+        self.path.join("log")
+    }
+}
+
+/// One side of the controller: the addresses it binds, and what its connection file says of them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Interface {
+    /// At least one. `0.0.0.0` stands for all.
+    pub addresses: Vec<Ipv4Addr>,
+    /// `user@server:port` through which this side tunnels; empty for none.
+    pub ssh: String,
+    /// Path of the connection file.
+    pub file: PathBuf,
+}
+
+/// Which ports to bind. Pools are used up in the order of `Channel::ALL`: a side's own pool first,
+/// then the common one. With no pool at all, any free port is taken.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct PortPlan {
+    pub common: Vec<PortRange>,
+    pub client: Vec<PortRange>,
+    pub engine: Vec<PortRange>,
+    /// Channels with a port of their own, whatever the pools say.
+    pub fixed: Vec<(piparallel_core::channel::Channel, u16)>,
+}
+
+/// Ports `first..=last`. In a range of several, ports that are in use are passed over; a single port
+/// that is in use is an error.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PortRange {
+    pub first: u16,
+    pub last: u16,
+}
+
+/// Encryption. Without it this is `None` in the settings.
+#[derive(Clone)]
+pub struct CurveSettings {
+    /// Of the sockets that clients connect to, `registration` among them.
+    pub client: CurveKeyPair,
+    /// Of the sockets that engines connect to; may be the same pair.
+    pub engine: CurveKeyPair,
+    /// The engines' public keys that are let in; `None`: whoever knows the server's key.
+    pub engine_keys: Option<Vec<CurvePublicKey>>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HeartbeatSettings {
+    pub period: Duration,
+    /// Consecutive misses that an engine survives.
+    pub misses_max: u32,
+}
+
+/// How the task scheduler chooses an engine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Scheme {
+    LeastLoad,
+    Lru,
+    PlainRandom,
+    /// Round-robin, no dependencies: what a ZeroMQ device would do.
+    Pure,
+    TwoBin,
+    Weighted,
+}
+
+impl Scheme {
+    pub const ALL: [Self; 6] = [
+        Self::LeastLoad,
+        Self::Lru,
+        Self::PlainRandom,
+        Self::Pure,
+        Self::TwoBin,
+        Self::Weighted,
+    ];
+
+    /// The name that options, connection files and clients use.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::LeastLoad => "leastload",
+            Self::Lru => "lru",
+            Self::PlainRandom => "plainrandom",
+            Self::Pure => "pure",
+            Self::TwoBin => "twobin",
+            Self::Weighted => "weighted",
+        }
+    }
+
+    #[must_use]
+    pub fn from_name(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|s| s.name() == name)
+    }
+}
+
+/// Where task records are kept.
+#[derive(Clone, Debug, PartialEq)]
+pub enum DatabaseSettings {
+    Memory {
+        records_max: u64,
+        /// Of the buffers of all records.
+        bytes_max: u64,
+        /// Part of the records that goes when a bound is reached, 0 to 1.
+        cull_fraction: f64,
+    },
+    None,
+    Sqlite {
+        path: PathBuf,
+        table: String,
+    },
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LogSettings {
+    pub level: log::LevelFilter,
+    /// `None`: standard error.
+    pub file: Option<PathBuf>,
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+
+    /// Settings of a controller on loopback with any free ports and no files.
+    pub(crate) fn settings_for_test() -> ControllerSettings {
+        let side = |file| Interface {
+            addresses: vec![Ipv4Addr::LOCALHOST],
+            ssh: String::new(),
+            file: PathBuf::from(file),
+        };
+        ControllerSettings {
+            profile: ProfileDir {
+                path: PathBuf::from("profile_test"),
+            },
+            cluster_id: String::new(),
+            client: side("client.json"),
+            engine: side("engine.json"),
+            location: None,
+            ports: PortPlan::default(),
+            session_key: Secret::new("key".to_owned()),
+            curve: None,
+            heartbeat: HeartbeatSettings {
+                period: Duration::from_secs(3),
+                misses_max: 10,
+            },
+            registration_timeout: Duration::from_secs(30),
+            scheme: Scheme::LeastLoad,
+            hwm: Some(1),
+            database: DatabaseSettings::None,
+            reuse: false,
+            restore: false,
+            log: LogSettings {
+                level: log::LevelFilter::Info,
+                file: None,
+            },
+        }
+    }
+}
