@@ -122,3 +122,20 @@ pub const DISK_QUEUE_REQUESTS: usize = 1024;
 
 /// Bytes of buffers in an answer from disk, unless they are those of a single record.
 pub const REPLY_BUFFERS_MAX: usize = 128 * 1024 * 1024;
+/// Bytes of one message, frames and what we need to keep them. Arrays of 2 GB pass on a 64-bit
+/// machine; a 32-bit one could not hold them.
+pub const MESSAGE_BYTES_MAX: usize = if usize::BITS >= 64 { 4 << 30 } else { 1 << 30 };
+
+/// What a frame is taken to cost beyond its bytes, so that empty frames count too.
+pub const FRAME_OVERHEAD: usize = 64;
+
+/// Bytes of one ZMTP command: a handshake, a subscription. libzmq's own stay below 512; user-defined
+/// properties may add some hundred.
+pub const COMMAND_BYTES_MAX: usize = 4096;
+
+/// Frames from this size on travel without being copied; below, a copy is cheaper than the
+/// bookkeeping.
+pub const LARGE_FRAME: usize = 16 << 10;
+
+/// Bytes that may wait for a peer when it asks for a PONG; beyond, what waits is proof of life enough.
+pub const PONG_BACKLOG_MAX: usize = 1 << 20;

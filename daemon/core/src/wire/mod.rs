@@ -8,3 +8,5 @@ pub mod header;
 pub mod message;
 /// HMAC signatures and protection against replay.
 pub mod sign;
+/// The protocol of one connection between two ZeroMQ sockets.
+pub mod zmtp;
