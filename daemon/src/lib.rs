@@ -1,8 +1,3 @@
-//! The world of a piparallel pool: sockets, processes, files. What to do with them is decided in
-//! `piparallel-core`.
-
-/// The task database on disk.
-pub mod store;
 //! piparallel: an IPython Parallel pool in one static binary. This crate is the part that touches the
 //! world; the decisions are in `piparallel-core`.
 
@@ -14,3 +9,7 @@ pub mod logging;
 pub mod settings;
 /// The signals that end the program.
 pub mod signals;
+/// The task database on disk.
+pub mod store;
+/// Sockets that speak ZMTP.
+pub mod transport;

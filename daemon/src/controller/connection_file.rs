@@ -10,11 +10,12 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, bail};
 use piparallel_core::channel::Channel;
+use piparallel_core::wire::zmtp::PublicKey;
 use serde_json::{Map, Value, json};
 
 use super::address;
 use super::bind::Bound;
-use crate::settings::{ControllerSettings, CurvePublicKey, Interface, Secret};
+use crate::settings::{ControllerSettings, Interface, Secret};
 
 /// What a pair of existing files says, for a controller that continues with them.
 pub struct Existing {
@@ -146,7 +147,7 @@ impl ConnectionFiles {
 
 fn common(
     settings: &ControllerSettings,
-    serverkey: Option<CurvePublicKey>,
+    serverkey: Option<PublicKey>,
     location: &str,
 ) -> Map<String, Value> {
     let mut map = Map::new();

@@ -1,10 +1,5 @@
 //! The controller role.
 
-use std::future::Future;
-
-use crate::settings::ControllerSettings;
-use bind::Bound;
-
 /// The address that connection files name.
 pub mod address;
 /// Binding of all sockets.
@@ -13,23 +8,13 @@ pub mod bind;
 pub mod claim;
 /// The files that tell peers where the controller is.
 pub mod connection_file;
+/// `become_dask`.
+mod dask;
 /// The engines of a controller, for the next one.
 pub mod engines_file;
 /// From settings to a clean end.
 pub mod lifecycle;
+/// The loop around the machine.
+mod run;
 
-/// Runs a controller on the sockets that are bound, until `shutdown`.
-///
-/// # Errors
-/// The controller cannot go on.
-pub async fn run(
-    settings: ControllerSettings,
-    bound: Bound,
-    ready: impl FnOnce(),
-    shutdown: impl Future<Output = ()>,
-) -> anyhow::Result<()> {
-    ready();
-    shutdown.await;
-    drop((settings, bound));
-    Ok(())
-}
+pub use run::run;

@@ -10,6 +10,8 @@ use std::net::Ipv4Addr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use piparallel_core::wire::zmtp::PublicKey;
+
 /// The command line of stock `ipcontroller`.
 pub mod command_line;
 /// Assignments of options, merged.
@@ -35,7 +37,9 @@ pub mod traits;
 /// Values and their types.
 pub mod value;
 
-pub use curve::{CurveKeyPair, CurvePublicKey};
+pub use curve::CurveKeyPair;
+pub use piparallel_core::scheduler::Scheme;
+pub use piparallel_core::task_db::memory::MemoryLimits;
 pub use secret::Secret;
 
 /// What a controller runs with.
@@ -124,7 +128,7 @@ pub struct CurveSettings {
     /// Of the sockets that engines connect to; may be the same pair.
     pub engine: CurveKeyPair,
     /// The engines' public keys that are let in; `None`: whoever knows the server's key.
-    pub engine_keys: Option<Vec<CurvePublicKey>>,
+    pub engine_keys: Option<Vec<PublicKey>>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -134,62 +138,12 @@ pub struct HeartbeatSettings {
     pub misses_max: u32,
 }
 
-/// How the task scheduler chooses an engine.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Scheme {
-    LeastLoad,
-    Lru,
-    PlainRandom,
-    /// Round-robin, no dependencies: what a ZeroMQ device would do.
-    Pure,
-    TwoBin,
-    Weighted,
-}
-
-impl Scheme {
-    pub const ALL: [Self; 6] = [
-        Self::LeastLoad,
-        Self::Lru,
-        Self::PlainRandom,
-        Self::Pure,
-        Self::TwoBin,
-        Self::Weighted,
-    ];
-
-    /// The name that options, connection files and clients use.
-    #[must_use]
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::LeastLoad => "leastload",
-            Self::Lru => "lru",
-            Self::PlainRandom => "plainrandom",
-            Self::Pure => "pure",
-            Self::TwoBin => "twobin",
-            Self::Weighted => "weighted",
-        }
-    }
-
-    #[must_use]
-    pub fn from_name(name: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|s| s.name() == name)
-    }
-}
-
 /// Where task records are kept.
 #[derive(Clone, Debug, PartialEq)]
 pub enum DatabaseSettings {
-    Memory {
-        records_max: u64,
-        /// Of the buffers of all records.
-        bytes_max: u64,
-        /// Part of the records that goes when a bound is reached, 0 to 1.
-        cull_fraction: f64,
-    },
+    Memory(MemoryLimits),
     None,
-    Sqlite {
-        path: PathBuf,
-        table: String,
-    },
+    Sqlite { path: PathBuf, table: String },
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -8,14 +8,15 @@ use anyhow::{Context as _, bail};
 use piparallel_core::channel::Channel;
 
 use super::config::Config;
+use super::curve::public_key;
 use super::sources::Environment;
 use super::value::Value;
 use super::{
-    ControllerSettings, CurveKeyPair, CurvePublicKey, CurveSettings, DatabaseSettings,
-    HeartbeatSettings, Interface, LogSettings, PortPlan, ProfileDir, Scheme, Secret, interface,
-    traits,
+    ControllerSettings, CurveKeyPair, CurveSettings, DatabaseSettings, HeartbeatSettings,
+    Interface, LogSettings, MemoryLimits, PortPlan, ProfileDir, Scheme, Secret, interface, traits,
 };
 use crate::controller::address::NetworkInterface;
+use crate::store;
 
 /// Everything that is validated against the world.
 pub struct Surroundings<'a> {
@@ -41,16 +42,7 @@ pub fn resolve(config: &Config, around: &Surroundings<'_>) -> anyhow::Result<Con
         );
     }
     let curve = curve(&options)?;
-    let heartbeat = HeartbeatSettings {
-        period: Duration::from_millis(options.number(
-            "HeartMonitor",
-            "period",
-            3000,
-            10,
-            3_600_000,
-        )?),
-        misses_max: options.number("HeartMonitor", "max_heartmonitor_misses", 10, 0, 1_000_000)?,
-    };
+    let heartbeat = heartbeat(&options)?;
     options.number("IPController", "broadcast_scheduler_depth", 1u32, 0, 16)?;
     let restore = options.flag("IPController", "restore_engines")?;
     Ok(ControllerSettings {
@@ -282,7 +274,7 @@ fn curve(options: &Options<'_>) -> anyhow::Result<Option<CurveSettings>> {
         .0
         .read("Piparallel", "engine_curve_allowed", Value::as_texts)?;
     let engine_keys = allowed
-        .map(|keys| keys.iter().map(|k| CurvePublicKey::from_z85(k)).collect())
+        .map(|keys| keys.iter().map(|k| public_key(k)).collect())
         .transpose()
         .context("Piparallel.engine_curve_allowed is not usable")?;
     Ok(Some(CurveSettings {
@@ -290,6 +282,25 @@ fn curve(options: &Options<'_>) -> anyhow::Result<Option<CurveSettings>> {
         engine,
         engine_keys,
     }))
+}
+
+/// Whoever sets the period gets stock's number of misses with it. Otherwise both are ours: a frozen
+/// host is noticed within three seconds.
+fn heartbeat(options: &Options<'_>) -> anyhow::Result<HeartbeatSettings> {
+    let period = options
+        .0
+        .read("HeartMonitor", "period", |v| v.as_int(10, 3_600_000))?;
+    let misses_default = if period.is_some() { 10 } else { 4 };
+    Ok(HeartbeatSettings {
+        period: Duration::from_millis(period.unwrap_or(500).unsigned_abs()),
+        misses_max: options.number(
+            "HeartMonitor",
+            "max_heartmonitor_misses",
+            misses_default,
+            0,
+            1_000_000,
+        )?,
+    })
 }
 
 fn registration_timeout(options: &Options<'_>, period: Duration) -> anyhow::Result<Duration> {
@@ -321,14 +332,13 @@ fn database(options: &Options<'_>, around: &Surroundings<'_>) -> anyhow::Result<
         .to_ascii_lowercase()
         .as_str()
     {
-        "dictdb" => Ok(DatabaseSettings::Memory {
-            records_max: options.number("DictDB", "record_limit", 1024, 0, i64::MAX)?,
-            bytes_max: options.number("DictDB", "size_limit", 1 << 30, 0, i64::MAX)?,
-            cull_fraction: options
-                .0
-                .read("DictDB", "cull_fraction", |v| v.as_float(0.0, 1.0))?
-                .unwrap_or(0.1),
-        }),
+        "dictdb" => {
+            let default = MemoryLimits::default();
+            Ok(DatabaseSettings::Memory(MemoryLimits {
+                records: options.number("DictDB", "record_limit", default.records, 0, i64::MAX)?,
+                bytes: options.number("DictDB", "size_limit", default.bytes, 0, i64::MAX)?,
+            }))
+        }
         "nodb" => Ok(DatabaseSettings::None),
         "sqlitedb" => {
             let dir = match options.key("SQLiteDB", "location")? {
@@ -338,8 +348,8 @@ fn database(options: &Options<'_>, around: &Surroundings<'_>) -> anyhow::Result<
             let name = options.key("SQLiteDB", "filename")?;
             let table = options.key("SQLiteDB", "table")?;
             Ok(DatabaseSettings::Sqlite {
-                path: dir.join(name.unwrap_or_else(|| "tasks.db".to_owned())),
-                table: table.unwrap_or_else(|| "ipython-tasks".to_owned()),
+                path: dir.join(name.unwrap_or_else(|| store::DEFAULT_FILENAME.to_owned())),
+                table: table.unwrap_or_else(|| store::DEFAULT_TABLE.to_owned()),
             })
         }
         "mongodb" => bail!("MongoDB is not supported (--sqlitedb keeps task records on disk)"),
@@ -443,10 +453,7 @@ mod tests {
         assert!(!s.reuse && !s.restore && s.curve.is_none());
         assert!(matches!(
             s.database,
-            DatabaseSettings::Memory {
-                records_max: 1024,
-                ..
-            }
+            DatabaseSettings::Memory(limits) if limits == MemoryLimits::default()
         ));
     }
 
@@ -486,7 +493,7 @@ mod tests {
         );
         assert_eq!(s.log.level, log::LevelFilter::Debug);
         let path = PathBuf::from("/here/db/tasks.db");
-        let table = "ipython-tasks".to_owned();
+        let table = store::DEFAULT_TABLE.to_owned();
         assert_eq!(s.database, DatabaseSettings::Sqlite { path, table });
         let fixed = [
             (Channel::Registration, 1234),

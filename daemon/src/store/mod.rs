@@ -56,11 +56,11 @@ pub const DEFAULT_FILENAME: &str = "tasks.db";
 pub const DEFAULT_TABLE: &str = "piparallel-tasks";
 
 impl StoreConfig {
-    /// The database `filename` in `location`, with default bounds.
+    /// The database in one file, with default bounds.
     #[must_use]
-    pub fn new(location: &Path, filename: &str, table: &str) -> Self {
+    pub fn new(path: &Path, table: &str) -> Self {
         Self {
-            path: location.join(filename),
+            path: path.to_owned(),
             table: table.to_owned(),
             records_max: DISK_RECORDS,
             bytes_max: DISK_BYTES,

@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use crate::ids::{EngineId, EngineUuid, MsgId};
 use crate::limits::{DEPARTED_ENGINES_MAX, PENDING_REGISTRATIONS_MAX, WANTED_ID_AHEAD_MAX};
+use crate::wire::zmtp::PublicKey;
 
 /// Why an engine left the pool.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -61,7 +62,7 @@ pub(crate) struct Engine {
     pub(crate) id: EngineId,
     pub(crate) uuid: EngineUuid,
     pub(crate) state: State,
-    pub(crate) curve_key: Option<[u8; 32]>,
+    pub(crate) curve_key: Option<PublicKey>,
     pub(crate) address: String,
     /// Requests sent through mux or broadcast that it has not answered, oldest first.
     pub(crate) queue: BTreeMap<u64, MsgId>,
@@ -105,7 +106,7 @@ impl State {
 struct Departed {
     id: EngineId,
     /// The key it had to have: another's is not let in under its uuid.
-    curve_key: Option<[u8; 32]>,
+    curve_key: Option<PublicKey>,
 }
 
 /// Why an engine may not register.
@@ -139,7 +140,7 @@ impl Engines {
         uuid: EngineUuid,
         wanted: Option<u32>,
         address: String,
-        curve_key: Option<[u8; 32]>,
+        curve_key: Option<PublicKey>,
         deadline: Duration,
     ) -> Result<EngineId, RegistrationError> {
         if self.ids.contains_key(&uuid) {
@@ -174,7 +175,7 @@ impl Engines {
         &mut self,
         uuid: &str,
         address: String,
-        curve_key: Option<[u8; 32]>,
+        curve_key: Option<PublicKey>,
         deadline: Duration,
     ) -> Option<EngineId> {
         let known_key = self.departed.get(uuid)?.curve_key;
@@ -227,7 +228,7 @@ impl Engines {
         uuid: EngineUuid,
         state: State,
         address: String,
-        curve_key: Option<[u8; 32]>,
+        curve_key: Option<PublicKey>,
     ) {
         self.next_id = self.next_id.max(id.0.saturating_add(1));
         self.ids.insert(uuid.clone(), id);

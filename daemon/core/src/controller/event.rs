@@ -6,6 +6,7 @@ use serde_json::value::RawValue;
 use crate::channel::Channel;
 use crate::ids::PeerId;
 use crate::task_db::{DbOp, DbReply, DbRequest, Ticket};
+use crate::wire::zmtp::PublicKey;
 
 /// Something that happened outside.
 #[derive(Debug)]
@@ -17,7 +18,7 @@ pub enum Event {
         /// The routing id that it announced; empty for none.
         identity: Bytes,
         /// Its CURVE public key, on an encrypted socket.
-        curve_key: Option<[u8; 32]>,
+        curve_key: Option<PublicKey>,
         /// Where it connected from, for people.
         address: String,
     },

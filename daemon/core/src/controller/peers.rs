@@ -12,6 +12,7 @@ use bytes::Bytes;
 use crate::channel::{Channel, SocketType};
 use crate::ids::PeerId;
 use crate::limits::CLAIM_PROBE;
+use crate::wire::zmtp::PublicKey;
 
 /// One connection.
 #[derive(Debug)]
@@ -19,7 +20,7 @@ pub(crate) struct Peer {
     pub(crate) channel: Channel,
     /// What routing frames call it: its own routing id, or one given to it.
     pub(crate) identity: Bytes,
-    pub(crate) curve_key: Option<[u8; 32]>,
+    pub(crate) curve_key: Option<PublicKey>,
     pub(crate) address: String,
     /// It holds its routing id, so it may speak.
     pub(crate) admitted: bool,

@@ -1,0 +1,348 @@
+//! The controller's loop: sockets, database and clock on one side, the machine of
+//! [`piparallel_core::controller`] on the other.
+//!
+//! One task owns the machine. Each turn takes all events that are there, lets the machine decide,
+//! carries out its commands and writes to each peer once.
+
+use std::future::Future;
+use std::path::PathBuf;
+use std::pin::pin;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use anyhow::Context as _;
+use piparallel_core::channel::{Channel, Side};
+use piparallel_core::clock::Now;
+use piparallel_core::controller::{Command, Config, Controller, DaskAddress, DatabaseKind, Event};
+use piparallel_core::scheduler;
+use piparallel_core::task_db::{DbError, DbReply, Ticket};
+use piparallel_core::wire::sign::Signer;
+use tokio::sync::mpsc;
+use tokio::time::{Instant as TokioInstant, sleep, sleep_until};
+
+use super::bind::Bound;
+use super::dask::DaskScheduler;
+use super::{connection_file, engines_file};
+use crate::settings::{ControllerSettings, DatabaseSettings};
+use crate::store::{Store, StoreConfig};
+use crate::transport::{self, Security, Transport, TransportLimits};
+
+const FLUSH_PAUSE: Duration = Duration::from_millis(5);
+
+/// Engines give a controller up when 50 periods of what they are told (and a half second more each)
+/// pass without a ping. With this they wait nine minutes for one that restarts.
+const HEARTBEAT_TOLD_MIN: Duration = Duration::from_secs(10);
+
+/// How long the last messages may take to leave when the controller ends.
+const FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// What the machine acts on.
+struct Outside {
+    transport: Transport,
+    store: Option<Store>,
+    /// Where `engines.json` is saved.
+    engines_file: PathBuf,
+    /// The Python that `become_dask` runs in.
+    python: Option<PathBuf>,
+}
+
+/// Something that happened, from whichever side.
+enum Input {
+    Batch,
+    Store(Ticket, DbReply),
+    Dask(Ticket, Result<DaskScheduler, String>),
+    Timeout,
+    Stop,
+}
+
+struct Loop {
+    machine: Controller,
+    outside: Outside,
+    started: Instant,
+    dask: Option<DaskScheduler>,
+    dask_results: mpsc::UnboundedSender<(Ticket, Result<DaskScheduler, String>)>,
+    ended: bool,
+}
+
+/// Runs a controller on bound sockets until `shutdown`, or until a client asks for the end. `ready` is
+/// called when peers are served.
+///
+/// # Errors
+/// The database cannot be opened, the saved engines cannot be read, or a socket cannot be served.
+pub async fn run(
+    settings: ControllerSettings,
+    bound: Bound,
+    ready: impl FnOnce(),
+    shutdown: impl Future<Output = ()>,
+) -> anyhow::Result<()> {
+    let (dask_results, mut dask_inputs) = mpsc::unbounded_channel();
+    let (store_replies, mut store_inputs) = mpsc::unbounded_channel();
+    let mut this = Loop {
+        machine: Controller::new(machine_config(&settings, &bound)?)?,
+        outside: Outside {
+            store: start_store(&settings, store_replies)?,
+            engines_file: engines_file::path(&settings),
+            python: None,
+            transport: start_transport(&settings, bound)?,
+        },
+        started: Instant::now(),
+        dask: None,
+        dask_results,
+        ended: false,
+    };
+    ready();
+    let mut shutdown = pin!(shutdown);
+    let mut batch = Vec::new();
+    let mut timer = pin!(sleep_until(TokioInstant::now()));
+    while !this.ended {
+        let deadline = TokioInstant::from_std(this.started + this.machine.next_timeout());
+        if timer.deadline() != deadline {
+            timer.as_mut().reset(deadline);
+        }
+        let input = tokio::select! {
+            biased;
+            () = &mut shutdown => Input::Stop,
+            () = &mut timer => Input::Timeout,
+            Some((ticket, reply)) = store_inputs.recv() => Input::Store(ticket, reply),
+            Some((ticket, result)) = dask_inputs.recv() => Input::Dask(ticket, result),
+            () = this.outside.transport.next_batch(&mut batch) => Input::Batch,
+        };
+        this.turn(input, &mut batch);
+    }
+    this.finish().await;
+    Ok(())
+}
+
+impl Loop {
+    fn now(&self) -> Now {
+        let unix = SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .unwrap_or_default();
+        Now::new(
+            self.started.elapsed(),
+            i64::try_from(unix.as_micros()).unwrap_or(i64::MAX),
+        )
+    }
+
+    fn turn(&mut self, input: Input, batch: &mut Vec<transport::Event>) {
+        let now = self.now();
+        match input {
+            Input::Stop => self.ended = true,
+            Input::Timeout => self.machine.handle_timeout(now),
+            Input::Store(ticket, reply) => self
+                .machine
+                .handle_event(now, Event::DbReply { ticket, reply }),
+            Input::Dask(ticket, result) => self.dask_started(now, ticket, result),
+            Input::Batch => {
+                for event in batch.drain(..) {
+                    self.machine.handle_event(now, core_event(event));
+                    self.execute_all();
+                }
+            }
+        }
+        self.execute_all();
+        self.outside.transport.flush();
+    }
+
+    fn execute_all(&mut self) {
+        while let Some(command) = self.machine.poll_command() {
+            self.execute(command);
+        }
+    }
+
+    fn execute(&mut self, command: Command) {
+        let Outside {
+            transport, store, ..
+        } = &mut self.outside;
+        match command {
+            Command::Send { peer, frames } => transport.send(peer, &frames),
+            Command::Publish { channel, frames } => transport.publish(channel, &frames),
+            Command::Close { peer, reason } => transport.close(peer, reason),
+            Command::Probe { peer } => {
+                // One that cannot be asked does not answer, and then the claimant takes over.
+                transport.probe(peer);
+            }
+            Command::Record(op) => {
+                if let Some(store) = store {
+                    store.record(op);
+                }
+            }
+            Command::Query { ticket, request } => {
+                let asked = store
+                    .as_ref()
+                    .map_or(Err(DbError::NoData), |store| store.ask(ticket, request));
+                if let Err(cause) = asked {
+                    let now = self.now();
+                    let reply = DbReply::Failed(cause);
+                    self.machine
+                        .handle_event(now, Event::DbReply { ticket, reply });
+                }
+            }
+            Command::SaveEngines(text) => {
+                if let Err(cause) = engines_file::write(&self.outside.engines_file, text.as_bytes())
+                {
+                    log::warn!("{cause:#}; --restore would not find the engines");
+                }
+            }
+            Command::StartDask { ticket, arguments } => {
+                self.start_dask(ticket, arguments.get().to_owned())
+            }
+            Command::StopDask => self.dask = None,
+            Command::Shutdown => self.ended = true,
+        }
+    }
+
+    fn start_dask(&mut self, ticket: Ticket, arguments: String) {
+        if let Some(dask) = &mut self.dask
+            && dask.is_alive()
+        {
+            let event = Event::Dask {
+                ticket,
+                result: Ok(dask.address.clone()),
+            };
+            let now = self.now();
+            return self.machine.handle_event(now, event);
+        }
+        let results = self.dask_results.clone();
+        let python = self.outside.python.clone();
+        tokio::task::spawn_local(async move {
+            let result = match python {
+                Some(python) => DaskScheduler::start(python, arguments).await,
+                None => Err(
+                    "the controller found no Python to run Dask in; start it with --python PATH"
+                        .into(),
+                ),
+            };
+            // The receiver is gone when the controller has ended, and then the scheduler goes with it.
+            let _ = results.send((ticket, result));
+        });
+    }
+
+    fn dask_started(&mut self, now: Now, ticket: Ticket, result: Result<DaskScheduler, String>) {
+        let result: Result<DaskAddress, String> = result.map(|dask| {
+            log::info!("a Dask scheduler listens on {}", dask.address.address);
+            let address = dask.address.clone();
+            self.dask = Some(dask);
+            address
+        });
+        self.machine
+            .handle_event(now, Event::Dask { ticket, result });
+    }
+
+    /// Lets the last messages leave, and the database write what it was told.
+    async fn finish(mut self) {
+        let last_moment = TokioInstant::now() + FLUSH_TIMEOUT;
+        while self.outside.transport.totals().queued_bytes > 0 && TokioInstant::now() < last_moment
+        {
+            sleep(FLUSH_PAUSE).await;
+        }
+        if let Some(store) = self.outside.store.take() {
+            store.stop();
+        }
+    }
+}
+
+fn machine_config(settings: &ControllerSettings, bound: &Bound) -> anyhow::Result<Config> {
+    let restored = if settings.restore {
+        engines_file::read(&engines_file::path(settings))?
+    } else {
+        None
+    };
+    let restored_engines = restored
+        .map(|bytes| {
+            String::from_utf8(bytes)
+                .context("the saved engines are no text; start without --restore")
+        })
+        .transpose()?;
+    let mut random = [0; 24];
+    getrandom::fill(&mut random).context("the system gives no random numbers")?;
+    let (session, seed) = random.split_at(16);
+    Ok(Config {
+        signer: Signer::new(settings.session_key.expose().as_bytes()),
+        session: session.iter().map(|byte| format!("{byte:02x}")).collect(),
+        heartbeat_period: settings.heartbeat.period,
+        heartbeat_misses_max: settings.heartbeat.misses_max,
+        heartbeat_told: settings.heartbeat.period.max(HEARTBEAT_TOLD_MIN),
+        registration_timeout: settings.registration_timeout,
+        scheduler: scheduler::Config {
+            scheme: settings.scheme,
+            hwm: settings.hwm.unwrap_or(0),
+            seed: seed
+                .iter()
+                .fold(0, |seed, byte| seed << 8 | u64::from(*byte)),
+            ..scheduler::Config::default()
+        },
+        database: match &settings.database {
+            DatabaseSettings::Memory(limits) => DatabaseKind::Memory(*limits),
+            DatabaseSettings::Sqlite { .. } => DatabaseKind::Disk,
+            DatabaseSettings::None => DatabaseKind::None,
+        },
+        engine_connection_info: connection_file::engine_info(settings, bound).into(),
+        restored_engines,
+    })
+}
+
+fn start_store(
+    settings: &ControllerSettings,
+    replies: mpsc::UnboundedSender<(Ticket, DbReply)>,
+) -> anyhow::Result<Option<Store>> {
+    let DatabaseSettings::Sqlite { path, table } = &settings.database else {
+        return Ok(None);
+    };
+    let config = StoreConfig::new(path, table);
+    let store = Store::start(config, move |ticket, reply| {
+        // Nobody waits for an answer any more when the loop has ended.
+        let _ = replies.send((ticket, reply));
+    })?;
+    Ok(Some(store))
+}
+
+/// Both sides may have their own key pair; `registration` serves both.
+fn security(settings: &ControllerSettings, channel: Channel) -> Security {
+    match &settings.curve {
+        None => Security::Null,
+        Some(curve) => {
+            let pair = if channel.side() == Side::Engine {
+                &curve.engine
+            } else {
+                &curve.client
+            };
+            Security::Curve {
+                secret: pair.secret.clone(),
+            }
+        }
+    }
+}
+
+fn start_transport(settings: &ControllerSettings, bound: Bound) -> anyhow::Result<Transport> {
+    let transport = Transport::new(TransportLimits::default());
+    for (channel, listener) in bound.listeners {
+        transport
+            .listen(channel, listener, security(settings, channel))
+            .with_context(|| format!("cannot serve {}", channel.name()))?;
+    }
+    Ok(transport)
+}
+
+fn core_event(event: transport::Event) -> Event {
+    match event {
+        transport::Event::Message { peer, frames, .. } => Event::Message { peer, frames },
+        transport::Event::Connected {
+            peer,
+            channel,
+            identity,
+            curve_key,
+            address,
+        } => Event::Connected {
+            peer,
+            channel,
+            identity,
+            curve_key,
+            address: address.to_string(),
+        },
+        transport::Event::Disconnected { peer, .. } => Event::Disconnected { peer },
+        transport::Event::Subscribed { peer, .. } => Event::Subscribed { peer },
+        transport::Event::Congested { peer } => Event::Congested { peer },
+        transport::Event::Drained { peer } => Event::Drained { peer },
+        transport::Event::Alive { peer } => Event::Alive { peer },
+    }
+}
