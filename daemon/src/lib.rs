@@ -3,8 +3,12 @@
 
 /// The controller role: sockets, files and loop around the machines of the core.
 pub mod controller;
+/// Questions to a hub.
+pub mod hub_client;
 /// The log backend.
 pub mod logging;
+/// Engines on this machine.
+pub mod pool;
 /// Options from files, environment and command line, merged and validated.
 pub mod settings;
 /// The signals that end the program.
