@@ -1,6 +1,8 @@
 //! piparallel: an IPython Parallel pool in one static binary. This crate is the part that touches the
 //! world; the decisions are in `piparallel-core`.
 
+/// The command line.
+pub mod cli;
 /// The controller role: sockets, files and loop around the machines of the core.
 pub mod controller;
 /// Questions to a hub.

@@ -127,13 +127,18 @@ pub fn installed_version(environment: &Environment) -> String {
         .variable("VIRTUAL_ENV")
         .map(|v| Path::new(v).join("bin/python"));
     starter
-        .filter(|p| p.is_absolute())
+        .filter(|p| p.is_absolute() && is_python(p))
         .into_iter()
         .chain(active)
         .chain(on_path("python3", environment))
         .chain(on_path("python", environment))
         .find_map(|python| version_beside(&python))
         .unwrap_or_else(|| REFERENCE_VERSION.to_owned())
+}
+
+fn is_python(path: &Path) -> bool {
+    let name = path.file_name().unwrap_or_default();
+    name.to_string_lossy().starts_with("python")
 }
 
 /// `<prefix>/bin/python` has its packages in `<prefix>/lib/python3.*/{site,dist}-packages`; Debian's own
