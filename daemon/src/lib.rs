@@ -1,10 +1,16 @@
 //! piparallel: an IPython Parallel pool in one static binary. This crate is the part that touches the
 //! world; the decisions are in `piparallel-core`.
 
+/// The command line.
+pub mod cli;
 /// The controller role: sockets, files and loop around the machines of the core.
 pub mod controller;
+/// Questions to a hub.
+pub mod hub_client;
 /// The log backend.
 pub mod logging;
+/// Engines on this machine.
+pub mod pool;
 /// Options from files, environment and command line, merged and validated.
 pub mod settings;
 /// The signals that end the program.

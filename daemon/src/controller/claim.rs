@@ -41,16 +41,13 @@ impl Claim {
         let name = format!("ipcontroller{infix}{}.pid", settings.cluster_id);
         let path = settings.profile.path.join("pid").join(name);
         let remedy = "stop it, or give this one a --cluster-id of its own";
-        let lock = match lock(&path)? {
-            Some(lock) => lock,
-            None => {
-                let pid = fs::read_to_string(&path).unwrap_or_default();
-                bail!(
-                    "a controller (pid {}) already runs in {} ({remedy})",
-                    pid.trim(),
-                    settings.profile.path.display()
-                );
-            }
+        let Some(lock) = lock(&path)? else {
+            let pid = fs::read_to_string(&path).unwrap_or_default();
+            bail!(
+                "a controller (pid {}) already runs in {} ({remedy})",
+                pid.trim(),
+                settings.profile.path.display()
+            );
         };
         let claim = Self { path, _lock: lock };
         if !settings.reuse && fs::exists(&settings.client.file).unwrap_or(false) {

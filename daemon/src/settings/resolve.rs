@@ -161,15 +161,36 @@ fn side(
         None => vec![Ipv4Addr::LOCALHOST],
         Some(text) => interface::addresses(&text, around.interfaces)?,
     };
+    Ok(Interface {
+        addresses,
+        ssh: options.text("IPController", side.ssh)?.unwrap_or_default(),
+        file: connection_file(options, &around.profile, &side, cluster_id)?,
+    })
+}
+
+fn connection_file(
+    options: &Options<'_>,
+    profile: &ProfileDir,
+    side: &Side,
+    cluster_id: &str,
+) -> anyhow::Result<PathBuf> {
     let file = options.text("IPController", side.file)?.unwrap_or_else(|| {
         let infix = if cluster_id.is_empty() { "" } else { "-" };
         format!("ipcontroller{infix}{cluster_id}-{}.json", side.name)
     });
-    Ok(Interface {
-        addresses,
-        ssh: options.text("IPController", side.ssh)?.unwrap_or_default(),
-        file: around.profile.security().join(file),
-    })
+    Ok(profile.security().join(file))
+}
+
+/// Where a client finds the connection file of the controller that these options mean.
+///
+/// # Errors
+/// The options are not text.
+pub fn client_file(config: &Config, profile: &ProfileDir) -> anyhow::Result<PathBuf> {
+    let options = Options(config);
+    let cluster_id = options
+        .text("IPController", "cluster_id")?
+        .unwrap_or_default();
+    connection_file(&options, profile, &Side::CLIENT, &cluster_id)
 }
 
 fn ports(options: &Options<'_>) -> anyhow::Result<PortPlan> {

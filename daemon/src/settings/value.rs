@@ -13,7 +13,7 @@ pub enum Value {
     Bool(bool),
     Float(f64),
     Int(i64),
-    List(Vec<Value>),
+    List(Vec<Self>),
     Null,
     Text(String),
     /// From the command line or the environment: once per occurrence.

@@ -1,0 +1,173 @@
+//! The command line: one file for each subcommand, none of which holds logic of its own.
+
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use anyhow::Context as _;
+use clap::{CommandFactory as _, Parser, Subcommand};
+use clap_complete::Shell;
+
+use exit::Exit;
+
+/// `piparallel controller`.
+pub mod controller;
+/// Exit codes and error lines.
+pub mod exit;
+/// `piparallel ipcontroller`.
+pub mod ipcontroller;
+/// Options that subcommands share.
+pub mod options;
+/// A block of text kept up to date.
+pub mod screen;
+/// The state of a pool as a table.
+pub mod snapshot;
+/// `piparallel status`.
+pub mod status;
+/// `piparallel up`.
+pub mod up;
+
+/// Rows of engines in a block that has to fit on a screen.
+const ENGINES_ON_SCREEN: usize = 16;
+
+/// An IPython Parallel pool in one program: the controller, its engines, and a look at them.
+///
+/// Stock ipyparallel clients (8.x and 9.x) connect with `ipp.Client()`; stock engines do the work.
+#[derive(Debug, Parser)]
+#[command(name = "piparallel", version, max_term_width = 100)]
+#[command(
+    after_help = "First steps: `piparallel up`, then `piparallel status` from another shell."
+)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Start a pool on this machine: a controller and engines, until Ctrl-C
+    Up(up::UpOptions),
+    /// Run a controller alone, for engines on other machines
+    Controller(options::ControllerOptions),
+    /// Run a controller with the command line of stock ipcontroller
+    ///
+    /// For programs that start ipcontroller: `c.ControllerLauncher.controller_cmd =
+    /// ["piparallel", "ipcontroller"]`. The same happens when piparallel is called under the name
+    /// ipcontroller.
+    #[command(disable_help_flag = true)]
+    Ipcontroller {
+        /// Options of ipcontroller, see `piparallel ipcontroller --help`
+        #[arg(
+            trailing_var_arg = true,
+            allow_hyphen_values = true,
+            value_name = "OPTIONS"
+        )]
+        args: Vec<String>,
+    },
+    /// Show engines, their queues and heartbeats, and the tasks of a running pool
+    ///
+    /// Exit code 3 means that there is no controller.
+    Status(status::StatusOptions),
+    /// Print completions for a shell
+    Completions { shell: Shell },
+    /// Write the man pages to a directory, or the first one to standard output
+    #[command(hide = true)]
+    Man { dir: Option<PathBuf> },
+}
+
+/// Does what the command line says.
+#[must_use]
+pub fn main() -> ExitCode {
+    let args: Vec<String> = std::env::args_os()
+        .map(|a| a.to_string_lossy().into_owned())
+        .collect();
+    let result = match stock_arguments(&args) {
+        Some(args) => ipcontroller::run(args),
+        None => run(Cli::parse().command),
+    };
+    match result {
+        Ok(exit) => exit.into(),
+        Err(error) => {
+            exit::report(&error);
+            Exit::Failure.into()
+        }
+    }
+}
+
+/// What follows `ipcontroller`, as the program's name or as the subcommand. Stock's command line is
+/// nothing that clap could read.
+fn stock_arguments(args: &[String]) -> Option<&[String]> {
+    let name = Path::new(args.first()?).file_name()?;
+    if name == "ipcontroller" {
+        return Some(&args[1..]);
+    }
+    (args.get(1)? == "ipcontroller").then(|| &args[2..])
+}
+
+fn run(command: Command) -> anyhow::Result<Exit> {
+    match command {
+        Command::Up(options) => up::run(&options),
+        Command::Controller(options) => controller::run(&options),
+        Command::Ipcontroller { args } => ipcontroller::run(&args),
+        Command::Status(options) => status::run(&options),
+        Command::Completions { shell } => {
+            let mut text = Vec::new();
+            clap_complete::generate(shell, &mut Cli::command(), "piparallel", &mut text);
+            print(&String::from_utf8_lossy(&text));
+            Ok(Exit::Success)
+        }
+        Command::Man { dir } => man(dir.as_deref()),
+    }
+}
+
+fn man(dir: Option<&Path>) -> anyhow::Result<Exit> {
+    let command = Cli::command();
+    match dir {
+        Some(dir) => {
+            std::fs::create_dir_all(dir)
+                .with_context(|| format!("cannot make {}", dir.display()))?;
+            clap_mangen::generate_to(command, dir)
+                .with_context(|| format!("cannot write man pages to {}", dir.display()))?;
+        }
+        None => {
+            let mut text = Vec::new();
+            clap_mangen::Man::new(command).render(&mut text)?;
+            print(&String::from_utf8_lossy(&text));
+        }
+    }
+    Ok(Exit::Success)
+}
+
+/// Everything runs on one thread.
+fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("cannot start the event loop")
+}
+
+/// Writes to standard output; a reader that has gone away (`| head`) is no failure.
+fn print(text: &str) {
+    let mut out = std::io::stdout().lock();
+    let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn the_stock_command_line_is_recognised_by_name_or_subcommand() {
+        let args = |line: &str| line.split(' ').map(str::to_owned).collect::<Vec<_>>();
+        let by_name = args("/usr/bin/ipcontroller --ping=3");
+        assert_eq!(stock_arguments(&by_name), Some(&by_name[1..]));
+        let by_subcommand = args("piparallel ipcontroller --help");
+        assert_eq!(stock_arguments(&by_subcommand), Some(&by_subcommand[2..]));
+        assert_eq!(stock_arguments(&args("piparallel status")), None);
+    }
+}

@@ -1,0 +1,11 @@
+//! A pool on one machine: engines as child processes of the controller, and what leaves none behind.
+
+/// Engine processes: start, restart, stop.
+pub mod engine;
+/// Processes that engines leave behind.
+pub mod orphans;
+/// Which Python runs the engines.
+pub mod python;
+
+/// A Python session against the pool, as a user would write it.
+pub const DEMO: &str = include_str!("demo.py");
