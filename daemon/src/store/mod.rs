@@ -11,6 +11,7 @@
 //! changes are counted instead of written, questions are answered with the reason, and the file is tried
 //! again after 5 seconds, then at growing intervals up to 5 minutes.
 
+mod database;
 mod queue;
 mod rows;
 mod schema;

@@ -18,9 +18,10 @@
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 
+use super::output::Output;
 use super::parts::Parts;
 use super::query::Find;
-use super::record::TaskRecord;
+use super::record::{Reply, TaskRecord};
 use super::render::{self, FindReply, ResultsReply};
 use super::{DbError, DbOp, DbReply, DbRequest, DbStatus, Hint, Purge, Results, StoredRequest};
 use crate::ids::MsgId;
@@ -123,33 +124,16 @@ impl MemoryDb {
     pub fn apply(&mut self, op: DbOp) {
         match op {
             DbOp::Assign { msg_id, engine } => {
-                self.update(&msg_id, |record| record.engine_uuid = Some(engine));
-            }
-            DbOp::Complete { msg_id, reply } => {
-                if !self.by_id.contains_key(msg_id.as_str()) {
-                    self.insert(Box::new(TaskRecord::empty(msg_id.clone())));
+                if let Some(slot) = self.slot(&msg_id) {
+                    self.update(slot, |record| record.engine_uuid = Some(engine));
                 }
-                let bytes_max = self.limits.bytes;
-                let mut dropped = 0;
-                self.update(&msg_id, |record| {
-                    record.add_reply(reply);
-                    dropped = slim(record, bytes_max);
-                });
-                self.buffers_dropped += dropped;
             }
-            DbOp::Output { msg_id, output } => {
-                let state = self.entry(&msg_id).map(|entry| entry.state);
-                if state == Some(State::Pending) && self.pending.bytes > self.limits.bytes {
-                    self.outputs_dropped += 1;
-                    return;
-                }
-                if state.is_none() {
-                    self.insert(Box::new(TaskRecord::empty(msg_id.clone())));
-                }
-                self.update(&msg_id, |record| record.add_output(output));
-            }
+            DbOp::Complete { msg_id, reply } => self.complete(&msg_id, reply),
+            DbOp::Output { msg_id, output } => self.output(&msg_id, output),
             DbOp::Resubmitted { old, new } => {
-                self.update(&old, |record| record.resubmitted = Some(new));
+                if let Some(slot) = self.slot(&old) {
+                    self.update(slot, |record| record.resubmitted = Some(new));
+                }
             }
             DbOp::Submit(record) => self.submit(record),
         }
@@ -232,15 +216,47 @@ impl MemoryDb {
             || self.pending.bytes + record.size() > 2 * self.limits.bytes
         {
             self.ops_dropped += 1;
-        } else if self.by_id.contains_key(record.msg_id.as_str()) {
-            let msg_id = record.msg_id.clone();
-            self.update(&msg_id, |known| known.add_request(*record));
+        } else if let Some(slot) = self.slot(&record.msg_id) {
+            self.update(slot, |known| known.add_request(*record));
         } else {
             self.insert(record);
         }
     }
 
-    fn insert(&mut self, record: Box<TaskRecord>) {
+    fn complete(&mut self, msg_id: &MsgId, reply: Reply) {
+        let slot = self.slot_or_new(msg_id);
+        let bytes_max = self.limits.bytes;
+        let mut dropped = 0;
+        self.update(slot, |record| {
+            record.add_reply(reply);
+            dropped = slim(record, bytes_max);
+        });
+        self.buffers_dropped += dropped;
+    }
+
+    fn output(&mut self, msg_id: &MsgId, output: Output) {
+        let slot = self.slot_or_new(msg_id);
+        let entry = self.slots[slot].as_ref();
+        let pending = entry.is_some_and(|entry| entry.state == State::Pending);
+        if pending && self.pending.bytes > self.limits.bytes {
+            self.outputs_dropped += 1;
+        } else {
+            self.update(slot, |record| record.add_output(output));
+        }
+    }
+
+    fn slot(&self, msg_id: &MsgId) -> Option<Slot> {
+        self.by_id.get(msg_id.as_str()).copied()
+    }
+
+    fn slot_or_new(&mut self, msg_id: &MsgId) -> Slot {
+        match self.slot(msg_id) {
+            Some(slot) => slot,
+            None => self.insert(Box::new(TaskRecord::empty(msg_id.clone()))),
+        }
+    }
+
+    fn insert(&mut self, record: Box<TaskRecord>) -> Slot {
         let slot = self.free.pop().unwrap_or(self.slots.len());
         if slot == self.slots.len() {
             self.slots.push(None);
@@ -256,13 +272,11 @@ impl MemoryDb {
         self.history.insert(entry.history_key(), slot);
         self.shelf_mut(entry.state).add(&entry, slot);
         self.slots[slot] = Some(entry);
+        slot
     }
 
-    /// Changes a record, if it is there, and everything that follows from it.
-    fn update(&mut self, msg_id: &MsgId, change: impl FnOnce(&mut TaskRecord)) {
-        let Some(&slot) = self.by_id.get(msg_id.as_str()) else {
-            return;
-        };
+    /// Changes a record, and everything that follows from it.
+    fn update(&mut self, slot: Slot, change: impl FnOnce(&mut TaskRecord)) {
         let Some(mut entry) = self.slots[slot].take() else {
             return;
         };
@@ -360,8 +374,8 @@ impl MemoryDb {
     fn purge(&mut self, purge: &Purge) -> DbReply {
         let mut missing = Vec::new();
         for msg_id in &purge.msg_ids {
-            match self.by_id.get(msg_id.as_str()) {
-                Some(&slot) => self.remove(slot),
+            match self.slot(msg_id) {
+                Some(slot) => self.remove(slot),
                 None => missing.push(msg_id.clone()),
             }
         }
@@ -416,8 +430,7 @@ impl MemoryDb {
     }
 
     fn entry(&self, msg_id: &MsgId) -> Option<&Entry> {
-        let slot = self.by_id.get(msg_id.as_str())?;
-        self.slots[*slot].as_ref()
+        self.slots[self.slot(msg_id)?].as_ref()
     }
 
     fn shelf(&self, state: State) -> &Shelf {
