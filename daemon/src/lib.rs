@@ -11,6 +11,8 @@ pub mod hub_client;
 pub mod logging;
 /// Engines on this machine.
 pub mod pool;
+/// Which Python runs engines and Dask.
+pub mod python;
 /// Options from files, environment and command line, merged and validated.
 pub mod settings;
 /// The signals that end the program.

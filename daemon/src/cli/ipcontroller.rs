@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use super::controller::serve;
 use super::exit::Exit;
-use crate::pool::python::installed_version;
+use crate::python::installed_version;
 use crate::settings::command_line::{self, Request};
 use crate::settings::config::{Config, is_secret};
 use crate::settings::load::merge;

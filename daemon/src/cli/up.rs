@@ -21,7 +21,8 @@ use super::snapshot::Snapshot;
 use crate::controller::{connection_file, lifecycle};
 use crate::hub_client::HubClient;
 use crate::pool::engine::{self, EngineCommand, Engines, State};
-use crate::pool::{DEMO, orphans, python};
+use crate::pool::{DEMO, orphans};
+use crate::python;
 use crate::settings::ControllerSettings;
 use crate::settings::load::{load, merge};
 use crate::settings::sources::Environment;
@@ -103,10 +104,11 @@ impl Pool {
             std::process::id()
         ));
         loaded.settings.log.file.get_or_insert(log);
-        let settings = open_profile(loaded)?;
+        let mut settings = open_profile(loaded)?;
+        let python = python::find(options.python.as_deref(), &environment).await?;
+        settings.python = Some(python.path.clone());
         let prepared = lifecycle::prepare(settings)?;
         let settings = prepared.settings().clone();
-        let python = python::find(options.python.as_deref(), &environment).await?;
         println!(
             "Engines run {} with ipyparallel {}",
             python.path.display(),

@@ -17,11 +17,14 @@ use piparallel_core::scheduler;
 use piparallel_core::task_db::{DbError, DbReply, Ticket};
 use piparallel_core::wire::sign::Signer;
 use tokio::sync::mpsc;
+use tokio::task::LocalSet;
 use tokio::time::{Instant as TokioInstant, sleep, sleep_until};
 
 use super::bind::Bound;
 use super::dask::DaskScheduler;
 use super::{connection_file, engines_file};
+use crate::python;
+use crate::settings::sources::Environment;
 use crate::settings::{ControllerSettings, DatabaseSettings};
 use crate::store::{Store, StoreConfig};
 use crate::transport::{self, Security, Transport, TransportLimits};
@@ -74,6 +77,17 @@ pub async fn run(
     ready: impl FnOnce(),
     shutdown: impl Future<Output = ()>,
 ) -> anyhow::Result<()> {
+    LocalSet::new()
+        .run_until(serve(settings, bound, ready, shutdown))
+        .await
+}
+
+async fn serve(
+    settings: ControllerSettings,
+    bound: Bound,
+    ready: impl FnOnce(),
+    shutdown: impl Future<Output = ()>,
+) -> anyhow::Result<()> {
     let (dask_results, mut dask_inputs) = mpsc::unbounded_channel();
     let (store_replies, mut store_inputs) = mpsc::unbounded_channel();
     let mut this = Loop {
@@ -81,7 +95,7 @@ pub async fn run(
         outside: Outside {
             store: start_store(&settings, store_replies)?,
             engines_file: engines_file::path(&settings),
-            python: None,
+            python: settings.python.clone(),
             transport: start_transport(&settings, bound)?,
         },
         started: Instant::now(),
@@ -321,6 +335,13 @@ fn start_transport(settings: &ControllerSettings, bound: Bound) -> anyhow::Resul
             .with_context(|| format!("cannot serve {}", channel.name()))?;
     }
     Ok(transport)
+}
+
+async fn pool_python(known: Option<PathBuf>) -> anyhow::Result<PathBuf> {
+    match known {
+        Some(python) => Ok(python),
+        None => Ok(python::find(None, &Environment::of_process()?).await?.path),
+    }
 }
 
 fn core_event(event: transport::Event) -> Event {

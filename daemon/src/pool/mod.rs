@@ -4,8 +4,6 @@
 pub mod engine;
 /// Processes that engines leave behind.
 pub mod orphans;
-/// Which Python runs the engines.
-pub mod python;
 
 /// A Python session against the pool, as a user would write it.
 pub const DEMO: &str = include_str!("demo.py");

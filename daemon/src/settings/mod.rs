@@ -69,6 +69,8 @@ pub struct ControllerSettings {
     pub reuse: bool,
     /// Take back the engines that the previous controller had.
     pub restore: bool,
+    /// The Python of the pool, for `become_dask`; `None`: it is looked for when needed.
+    pub python: Option<PathBuf>,
     pub log: LogSettings,
 }
 
@@ -185,6 +187,7 @@ pub(crate) mod tests {
             database: DatabaseSettings::None,
             reuse: false,
             restore: false,
+            python: None,
             log: LogSettings {
                 level: log::LevelFilter::Info,
                 file: None,

@@ -61,6 +61,7 @@ pub fn resolve(config: &Config, around: &Surroundings<'_>) -> anyhow::Result<Con
         database: database(&options, around)?,
         reuse: restore || options.flag("IPController", "reuse_files")?,
         restore,
+        python: None,
         log: LogSettings {
             level: log_level(&options)?,
             file: options.flag("IPController", "log_to_file")?.then(|| {

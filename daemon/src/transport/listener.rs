@@ -103,7 +103,7 @@ fn admit(
     let mechanism = match security {
         Security::Null => Mechanism::Null,
         Security::Curve { secret } => {
-            getrandom::fill(&mut entropy)?;
+            getrandom::fill(&mut entropy).map_err(|error| io::Error::other(error.to_string()))?;
             Mechanism::CurveServer {
                 secret: secret.clone(),
             }

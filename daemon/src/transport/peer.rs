@@ -261,7 +261,7 @@ impl Peer {
         let max = shared.limits.queue_max;
         if queued == 0 && self.lost.get() > 0 {
             warn!(
-                "{} on {} reads again; it lost {} messages",
+                "{} on {} has lost {} messages that it did not read in time",
                 self.address,
                 self.channel.name(),
                 self.lost.take()
