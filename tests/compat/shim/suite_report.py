@@ -18,11 +18,6 @@ def controllers_started() -> int:
     return os.path.getsize(STARTS) if os.path.exists(STARTS) else 0
 
 
-def test_id(nodeid: str) -> str:
-    path, _, rest = nodeid.partition("::")
-    return f"{os.path.basename(path)}::{rest}"
-
-
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_protocol(item, nextitem):
     item.started_before = controllers_started()
@@ -33,7 +28,7 @@ def pytest_runtest_protocol(item, nextitem):
     finally:
         own = controllers_started() > item.started_before
         line = {
-            "id": test_id(item.nodeid),
+            "id": f"{item.path.name}::{item.nodeid.partition('::')[2]}",
             "outcome": next((o for o in item.outcomes if o != "passed"), "passed"),
             "seconds": round(item.seconds, 2),
             "controller": own or "cluster" in item.fixturenames,
