@@ -33,7 +33,7 @@ build: ## build the program (PROFILE=dev or release)
 .PHONY: run
 run: build ## start a pool on this machine and show what it can do (ENGINES=8)
 	@tests/setup venv $(VERSION)
-	@PATH="$(VENV)/bin:$$PATH" VIRTUAL_ENV="$(VENV)" exec $(BINARY) up -n $(ENGINES) $(ARGS)
+	@PATH="$(VENV)/bin:$$PATH" VIRTUAL_ENV="$(VENV)" exec $(BINARY) up --demo -n $(ENGINES) $(ARGS)
 
 .PHONY: test
 test: ## run every test, with a summary at the end
@@ -82,8 +82,7 @@ bench: ## measure it beside the stock controller and a raw libzmq broker
 install: ## install the program, its manual and shell completions (PREFIX=/usr/local, DESTDIR=)
 	@$(MAKE) --no-print-directory build PROFILE=release
 	install -D -m 755 target/release/piparallel $(DESTDIR)$(PREFIX)/bin/piparallel
-	install -d $(DESTDIR)$(PREFIX)/share/man/man1
-	target/release/piparallel man > $(DESTDIR)$(PREFIX)/share/man/man1/piparallel.1
+	target/release/piparallel man $(DESTDIR)$(PREFIX)/share/man/man1
 	install -d $(DESTDIR)$(PREFIX)/share/bash-completion/completions
 	target/release/piparallel completions bash > $(DESTDIR)$(PREFIX)/share/bash-completion/completions/piparallel
 	install -d $(DESTDIR)$(PREFIX)/share/zsh/site-functions

@@ -132,12 +132,16 @@ class RawClient(Peer):
 
 
 class FakeEngine(Peer):
-    """An engine's sockets. It beats by itself; what it answers is up to the test."""
+    """An engine's sockets. It beats by itself; what it answers is up to the test.
+
+    A `receive_limit` set before it registers is how many requests it takes before it reads them.
+    """
 
     def __init__(self, info: dict, name: str = ""):
         super().__init__(info)
         self.uuid = name or str(uuid.uuid4())
         self.id: int | None = None
+        self.receive_limit = 0
         self.beating = threading.Event()
         self.beating.set()
         self.closing = threading.Event()
@@ -160,7 +164,9 @@ class FakeEngine(Peer):
         """Connect as an engine does after it got its id, and start to beat."""
         info, leaves = self.info, self.info["broadcast"]
         leaf = leaves[(self.id or 0) % len(leaves)]
-        self.shell = self.socket(zmq.ROUTER, info["mux"], info["task"], leaf, identity=self.uuid)
+        self.shell = self.socket(
+            zmq.ROUTER, info["mux"], info["task"], leaf, identity=self.uuid, receive_limit=self.receive_limit
+        )
         self.control = self.socket(zmq.ROUTER, info["control"], identity=self.uuid)
         self.iopub = self.socket(zmq.PUB, info["iopub"], identity=self.uuid)
         self.run(self.beat)

@@ -155,6 +155,8 @@ exec "$@"
 
 
 def can_make_hosts() -> bool:
+    if not shutil.which("unshare"):
+        return False
     made = subprocess.run(["unshare", "-rmnu", "ip", "link", "add", "x", "type", "veth"], capture_output=True)
     return made.returncode == 0
 
@@ -164,16 +166,8 @@ def can_make_hosts() -> bool:
 )
 @stock_defect("names the host, which other machines resolve to themselves or not at all")
 def test_open_to_the_network_give_an_address_that_others_can_use(new_controller, tmp_path):
-    prefix = (
-        "unshare",
-        "-rmnu",
-        "bash",
-        "-c",
-        ANOTHER_HOST,
-        "bash",
-        str(tmp_path / "hosts"),
-        str(tmp_path / "nsswitch"),
-    )
+    scratch = [str(tmp_path / name) for name in ("hosts", "nsswitch")]
+    prefix = ("unshare", "-rmnu", "bash", "-c", ANOTHER_HOST, "bash", *scratch)
     controller = new_controller("--ip=*", prefix=prefix).spawn()
     until(lambda: controller.files[1].exists() and controller.files[1].stat().st_size, 10, "the engine's file")
     assert controller.info("engine")["location"] == "192.0.2.7"

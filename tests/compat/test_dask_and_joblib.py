@@ -3,14 +3,9 @@
 import ipyparallel as ipp
 import pytest
 from peers import RawClient
-from subject import stock_defect
 
 distributed = pytest.importorskip("distributed")
 joblib = pytest.importorskip("joblib")
-
-
-def square(x):
-    return x * x
 
 
 def test_becoming_dask_and_back(pool):
@@ -28,7 +23,6 @@ def test_becoming_dask_twice_gives_the_same_scheduler(pool):
     pool.stop_dask()
 
 
-@stock_defect("fails without an answer of use", strict=False)
 def test_without_dask_the_reason_is_told(new_controller, new_peer, tmp_path):
     (tmp_path / "distributed.py").write_text("raise ImportError('no module named distributed, for this test')")
     controller = new_controller(env={"PYTHONPATH": str(tmp_path)}).start()
