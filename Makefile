@@ -1,0 +1,96 @@
+# Everything that a user or a developer types. `make` alone lists the targets; each one sets up what it lacks.
+
+# For `make run`: engines to start, Cargo profile, and further arguments of `piparallel up`.
+ENGINES ?= $(shell nproc)
+PROFILE ?= dev
+ARGS    ?=
+# Of ipyparallel, for `make run`, `make blackbox` (the first) and `make compat`; CURVE=1 encrypts every connection.
+VERSIONS ?= 9.2.0
+CURVE    ?=
+# For `make compat`: files of a suite that run at a time. They wait more than they compute.
+JOBS ?= 3
+# For `make install`.
+PREFIX  ?= /usr/local
+DESTDIR ?=
+
+CARGO   := cargo
+VERSION  = $(firstword $(VERSIONS))
+# Cargo's dev profile builds into target/debug.
+BINARY   = target/$(if $(filter dev,$(PROFILE)),debug,$(PROFILE))/piparallel
+VENV     = $(CURDIR)/.venv/ipp-$(VERSION)
+
+export PIPARALLEL_BIN ?= $(CURDIR)/$(BINARY)
+
+.PHONY: help
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+.PHONY: build
+build: ## build the program (PROFILE=dev or release)
+	@tests/setup rust
+	$(CARGO) build --locked --profile $(PROFILE) --package piparallel
+
+.PHONY: run
+run: build ## start a pool on this machine and show what it can do (ENGINES=8)
+	@tests/setup venv $(VERSION)
+	@PATH="$(VENV)/bin:$$PATH" VIRTUAL_ENV="$(VENV)" exec $(BINARY) up --demo -n $(ENGINES) $(ARGS)
+
+.PHONY: test
+test: ## run every test, with a summary at the end
+	@tests/tiers unit fuzz-replay blackbox "compat VERSIONS='8.8.0 9.2.0'" "compat VERSIONS=9.2.0 CURVE=1"
+
+.PHONY: unit
+unit: ## run the tests of the Rust code, the simulation among them
+	@tests/setup rust
+	$(CARGO) test --locked --workspace
+
+.PHONY: blackbox
+blackbox: build ## test the built program from outside, with real and with bad peers
+	@tests/setup venv $(VERSION)
+	cd tests/compat && $(VENV)/bin/python -m pytest $(ARGS)
+
+.PHONY: compat
+compat: build ## run ipyparallel's own test suite against it (VERSIONS="9.2.0 8.8.0", CURVE=1)
+	@status=0; for version in $(VERSIONS); do \
+	    tests/setup venv $$version && \
+	    tests/compat/upstream --version $$version $(if $(CURVE),--curve) --jobs $(JOBS) $(ARGS) || status=1; \
+	done; exit $$status
+
+.PHONY: fuzz-replay
+fuzz-replay: ## feed the committed fuzzing corpus to the fuzz targets once
+	@tests/setup rust
+	$(CARGO) test --locked --package piparallel-core --test corpus
+
+.PHONY: lint
+lint: ## check formatting, clippy, the documentation's links, shell scripts and Python
+	@tests/setup lint
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --locked --workspace --all-targets -- -D warnings
+	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --locked --workspace --no-deps --document-private-items
+	shellcheck $$(git ls-files -- tests .ci | xargs grep -lE '^#!.*\b(sh|bash)$$')
+	.venv/lint/bin/ruff check tests
+	.venv/lint/bin/ruff format --check tests
+
+.PHONY: bench
+bench: ## measure it beside the stock controller and a raw libzmq broker
+	@tests/setup zmq
+	@tests/setup venv $(VERSION)
+	@$(MAKE) --no-print-directory build PROFILE=release
+	tests/bench/run $(ARGS)
+
+.PHONY: install
+install: ## install the program, its manual and shell completions (PREFIX=/usr/local, DESTDIR=)
+	@$(MAKE) --no-print-directory build PROFILE=release
+	install -D -m 755 target/release/piparallel $(DESTDIR)$(PREFIX)/bin/piparallel
+	target/release/piparallel man $(DESTDIR)$(PREFIX)/share/man/man1
+	install -d $(DESTDIR)$(PREFIX)/share/bash-completion/completions
+	target/release/piparallel completions bash > $(DESTDIR)$(PREFIX)/share/bash-completion/completions/piparallel
+	install -d $(DESTDIR)$(PREFIX)/share/zsh/site-functions
+	target/release/piparallel completions zsh > $(DESTDIR)$(PREFIX)/share/zsh/site-functions/_piparallel
+	install -d $(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d
+	target/release/piparallel completions fish > $(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d/piparallel.fish
+
+.PHONY: clean
+clean: ## remove what was built, and the Python environments
+	$(CARGO) clean
+	rm -rf .venv
