@@ -219,12 +219,9 @@ impl Loop {
         let results = self.dask_results.clone();
         let python = self.outside.python.clone();
         tokio::task::spawn_local(async move {
-            let result = match python {
-                Some(python) => DaskScheduler::start(python, arguments).await,
-                None => Err(
-                    "the controller found no Python to run Dask in; start it with --python PATH"
-                        .into(),
-                ),
+            let result = match pool_python(python).await {
+                Ok(python) => DaskScheduler::start(python, arguments).await,
+                Err(cause) => Err(format!("{cause:#}")),
             };
             // The receiver is gone when the controller has ended, and then the scheduler goes with it.
             let _ = results.send((ticket, result));
