@@ -4,9 +4,10 @@
 //! positions in it, keyed by a hash of the message id. 96 bits of hash stand for the id: among a
 //! quarter of a million, two ids that agree in all of them do not occur. Full, it takes 8 MB.
 
-use std::hash::{DefaultHasher, Hash, Hasher};
+use std::hash::BuildHasher;
 
 use super::engines::EngineKey;
+use super::hash::Seeded;
 
 /// How a task ended, and where.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -26,7 +27,7 @@ struct Entry {
 type IdHash = [u32; 3];
 
 pub(super) struct Finished {
-    seed: u64,
+    hashers: [Seeded; 2],
     capacity: usize,
     ring: Vec<Entry>,
     /// Where the next entry goes once the ring is full: over the oldest.
@@ -38,7 +39,7 @@ pub(super) struct Finished {
 impl Finished {
     pub(super) fn new(capacity: usize, seed: u64) -> Self {
         Self {
-            seed,
+            hashers: [1, 2].map(|lane| Seeded::new(seed, lane)),
             capacity,
             ring: Vec::new(),
             oldest: 0,
@@ -80,14 +81,8 @@ impl Finished {
         self.ring.len() == self.capacity
     }
 
-    /// The seed goes in first, so that no client can choose ids that collide.
     fn hash(&self, id: &str) -> IdHash {
-        let [a, b] = [0, 1].map(|lane: u64| {
-            let mut hasher = DefaultHasher::new();
-            (self.seed, lane).hash(&mut hasher);
-            hasher.write(id.as_bytes());
-            hasher.finish()
-        });
+        let [a, b] = self.hashers.map(|hasher| hasher.hash_one(id));
         [a as u32, (a >> 32) as u32, b as u32]
     }
 

@@ -15,7 +15,8 @@ use std::time::Duration;
 
 use super::dependency::{Followed, Progress, Role};
 use super::engines::EngineKey;
-use super::waiting::QueueKey;
+use super::hash::Seeded;
+use super::waiting::{Place, QueueKey};
 use crate::ids::MsgId;
 
 /// Index of a job among those that have not ended; used again afterwards.
@@ -66,6 +67,8 @@ pub(super) struct Demands {
     pub(super) deadline: Option<Duration>,
     /// Engines that refused it (`UnmetDependency`): never asked again.
     pub(super) refused: Vec<EngineKey>,
+    /// Where it may run, from when it is ready.
+    pub(super) place: Place,
     /// Engines on which it failed, in this order: avoided as long as there is another.
     pub(super) failed: Vec<EngineKey>,
 }
@@ -73,16 +76,16 @@ pub(super) struct Demands {
 pub(super) struct Jobs<T> {
     slots: Vec<Option<Job<T>>>,
     free: Vec<JobKey>,
-    by_id: HashMap<MsgId, JobKey>,
+    by_id: HashMap<MsgId, JobKey, Seeded>,
     next_seq: u64,
 }
 
 impl<T> Jobs<T> {
-    pub(super) fn new() -> Self {
+    pub(super) fn new(seed: u64) -> Self {
         Self {
             slots: Vec::new(),
             free: Vec::new(),
-            by_id: HashMap::new(),
+            by_id: HashMap::with_hasher(Seeded::new(seed, 0)),
             next_seq: 1,
         }
     }
@@ -120,7 +123,7 @@ impl<T> Jobs<T> {
             // What a large batch needed is given back once it is done.
             self.slots = Vec::new();
             self.free = Vec::new();
-            self.by_id = HashMap::new();
+            self.by_id.shrink_to_fit();
         }
         Some(job)
     }

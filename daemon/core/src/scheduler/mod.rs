@@ -30,10 +30,14 @@ mod engines;
 mod failure;
 /// Outcomes of tasks that ended.
 mod finished;
+/// The hash of the tables.
+mod hash;
 /// What must always hold, checked by tests and simulations.
 mod invariants;
 /// Tasks that have not ended.
 mod job;
+/// One queue of waiting tasks.
+mod line;
 /// The same rules as a plain list.
 #[cfg(test)]
 mod model;
@@ -50,7 +54,8 @@ mod tests;
 /// Tasks that wait for room.
 mod waiting;
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::cmp::Reverse;
+use std::collections::{BTreeSet, BinaryHeap, VecDeque};
 use std::time::Duration;
 
 use self::engines::Engines;
@@ -59,7 +64,7 @@ use self::finished::{Ended, Finished};
 use self::job::{Dependent, JobKey, Jobs, Seq, State};
 pub use self::request::{Dependency, RequestError, Requirements, Text};
 pub use self::scheme::Scheme;
-use self::waiting::{Place, Waiting};
+use self::waiting::Waiting;
 use crate::clock::Now;
 use crate::ids::{EngineUuid, MsgId};
 use crate::limits;
@@ -180,8 +185,8 @@ pub struct TaskScheduler<T> {
     commands: VecDeque<Command<T>>,
     /// Tasks that ended in this event and whose dependents do not know yet.
     ended: VecDeque<EndedTask>,
-    /// Tasks that became ready in this event.
-    ready: BTreeMap<(Seq, JobKey), Place>,
+    /// Tasks that became ready in this event, the oldest on top; some twice, some gone since.
+    ready: BinaryHeap<Reverse<(Seq, JobKey)>>,
 }
 
 struct EndedTask {
@@ -199,9 +204,9 @@ impl<T: Clone> TaskScheduler<T> {
             _ => config.hwm,
         };
         Self {
-            jobs: Jobs::new(),
+            jobs: Jobs::new(config.seed),
             engines: Engines::new(config.scheme, hwm, config.seed),
-            waiting: Waiting::default(),
+            waiting: Waiting::new(config.seed),
             running: 0,
             finished: Finished::new(config.finished_max.max(1), config.seed),
             deadlines: BTreeSet::new(),
@@ -209,7 +214,7 @@ impl<T: Clone> TaskScheduler<T> {
             totals: Totals::default(),
             commands: VecDeque::new(),
             ended: VecDeque::new(),
-            ready: BTreeMap::new(),
+            ready: BinaryHeap::new(),
             config,
         }
     }

@@ -180,7 +180,7 @@ impl Model {
                 .copied()
                 .filter(|stay| pool.contains(stay))
                 .collect();
-            if follow.all && alive.len() < ran.len() || follow.all && ran.len() > 1 {
+            if follow.all && (alive.len() < ran.len() || ran.len() > 1) {
                 return Fate::Impossible;
             }
             if !follow.all && !open && alive.is_empty() {

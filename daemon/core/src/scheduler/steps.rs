@@ -1,6 +1,8 @@
 //! What every event is made of: tasks are judged, placed, queued and ended, and the end of one
 //! reaches those that wait for it.
 
+use std::cmp::Reverse;
+
 use super::dependency::{Followed, Progress, Role};
 use super::engines::EngineKey;
 use super::failure::{Failure, Impossible, Invalid};
@@ -144,7 +146,10 @@ impl<T: Clone> TaskScheduler<T> {
             }
             Verdict::Ready(place) => {
                 job.state = State::Ready;
-                self.ready.insert((job.seq, key), place);
+                if let Some(demands) = &mut job.demands {
+                    demands.place = place;
+                }
+                self.ready.push(Reverse((job.seq, key)));
             }
             Verdict::Impossible(why) => self.fail(key, Failure::ImpossibleDependency(why)),
         }
@@ -162,22 +167,15 @@ impl<T: Clone> TaskScheduler<T> {
             }
         }
         loop {
-            let ready = self.ready.first_key_value().map(|(head, _)| *head);
+            let ready = self.ready.peek().map(|Reverse(head)| *head);
             let waiting = freed
                 .filter(|engine| self.engines.is_available(*engine))
                 .and_then(|engine| Some((engine, self.waiting.oldest_for(engine)?)));
             match (ready, waiting) {
                 (None, None) => break,
-                (Some(head), Some((engine, (seq, key)))) if seq < head.0 => {
-                    self.take_from_queue(key);
-                    self.start(key, engine);
-                }
-                (Some(_), _) => {
-                    if let Some(((_, key), place)) = self.ready.pop_first() {
-                        self.place(now, key, place);
-                    }
-                }
-                (None, Some((engine, (_, key)))) => {
+                (Some(head), Some((_, waiting))) if head < waiting => self.place_oldest(now),
+                (Some(_), None) => self.place_oldest(now),
+                (_, Some((engine, (_, key)))) => {
                     self.take_from_queue(key);
                     self.start(key, engine);
                 }
@@ -208,7 +206,19 @@ impl<T: Clone> TaskScheduler<T> {
         }
     }
 
-    fn place(&mut self, now: Now, key: JobKey, place: Place) {
+    /// Starts or queues the oldest of the tasks that became ready.
+    fn place_oldest(&mut self, now: Now) {
+        let Some(Reverse((seq, key))) = self.ready.pop() else {
+            return;
+        };
+        let Some(job) = self.jobs.get(key) else {
+            return;
+        };
+        if job.seq != seq || job.state != State::Ready {
+            return;
+        }
+        let place = job.demands.as_ref().map(|demands| demands.place.clone());
+        let place = place.unwrap_or_default();
         // Where others wait there is no room: see the invariant at `settle`.
         let engine = match self.waiting.is_contended(&place) {
             true => None,
@@ -218,7 +228,7 @@ impl<T: Clone> TaskScheduler<T> {
             return self.start(key, engine);
         }
         if let Some(job) = self.jobs.get_mut(key) {
-            let queue = self.waiting.push(job.seq, key, place, &self.engines);
+            let queue = self.waiting.push(seq, key, place, &self.engines);
             job.state = State::Waiting(queue);
             self.start_timeout(now, key);
         }
@@ -243,14 +253,10 @@ impl<T: Clone> TaskScheduler<T> {
         let Some(job) = self.jobs.get_mut(key) else {
             return;
         };
-        match job.state {
-            State::Waiting(queue) => self.waiting.remove(job.seq, key, queue),
-            State::Ready => {
-                self.ready.remove(&(job.seq, key));
-            }
-            State::Blocked | State::Running { .. } => return,
+        if let State::Waiting(queue) = job.state {
+            self.waiting.remove(job.seq, key, queue);
+            job.state = State::Blocked;
         }
-        job.state = State::Blocked;
     }
 
     fn start_timeout(&mut self, now: Now, key: JobKey) {

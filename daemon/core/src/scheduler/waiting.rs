@@ -8,11 +8,14 @@ use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
 use super::engines::{EngineKey, Engines};
+use super::hash::Seeded;
 use super::job::{JobKey, Seq};
+use super::line::Line;
 
 /// Where a task may run.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub(super) enum Place {
+    #[default]
     Anywhere,
     /// On all engines but these; in ascending order, not empty.
     AllBut(Arc<[EngineKey]>),
@@ -50,7 +53,7 @@ pub(super) struct QueueKey(u32);
 
 struct Queue {
     place: Place,
-    jobs: BTreeSet<(Seq, JobKey)>,
+    jobs: Line,
     /// Engines in the list of `place` that are in the pool.
     listed_alive: usize,
 }
@@ -66,11 +69,10 @@ impl Queue {
     }
 }
 
-#[derive(Default)]
 pub(super) struct Waiting {
     queues: Vec<Option<Queue>>,
     free: Vec<u32>,
-    by_place: HashMap<Place, QueueKey>,
+    by_place: HashMap<Place, QueueKey, Seeded>,
     /// Head of each queue of few engines, under each of these engines.
     narrow: BTreeSet<(EngineKey, Seq, QueueKey)>,
     /// Heads of all other queues.
@@ -79,6 +81,17 @@ pub(super) struct Waiting {
 }
 
 impl Waiting {
+    pub(super) fn new(seed: u64) -> Self {
+        Self {
+            queues: Vec::new(),
+            free: Vec::new(),
+            by_place: HashMap::with_hasher(Seeded::new(seed, PLACES_LANE)),
+            narrow: BTreeSet::new(),
+            wide: BTreeSet::new(),
+            count: 0,
+        }
+    }
+
     pub(super) fn len(&self) -> usize {
         self.count
     }
@@ -100,17 +113,13 @@ impl Waiting {
             None => self.open(place, engines),
         };
         self.count += 1;
-        self.change(key, |jobs| {
-            jobs.insert((seq, job));
-        });
+        self.change(key, |jobs| jobs.insert(seq, job));
         key
     }
 
     pub(super) fn remove(&mut self, seq: Seq, job: JobKey, key: QueueKey) {
         self.count -= 1;
-        let left = self.change(key, |jobs| {
-            jobs.remove(&(seq, job));
-        });
+        let left = self.change(key, |jobs| jobs.remove(seq, job));
         if left == 0
             && let Some(queue) = self.queues[key.0 as usize].take()
         {
@@ -136,7 +145,7 @@ impl Waiting {
                     .is_some_and(|queue| queue.place.admits(engine))
             });
         let (_, key) = wide.copied().or(narrow)?;
-        self.queue(key)?.jobs.first().copied()
+        self.queue(key)?.jobs.first()
     }
 
     /// Notes that an engine left; returns the tasks, oldest first, that no engine may run any more.
@@ -150,7 +159,7 @@ impl Waiting {
             };
             queue.listed_alive -= usize::from(listed);
             if queue.is_stranded(pool) {
-                stranded.extend(&queue.jobs);
+                stranded.extend(queue.jobs.iter());
             }
         }
         stranded.sort_unstable();
@@ -199,17 +208,13 @@ impl Waiting {
         self.queues[index as usize] = Some(Queue {
             listed_alive: listed_alive(&place, engines),
             place,
-            jobs: BTreeSet::new(),
+            jobs: Line::default(),
         });
         QueueKey(index)
     }
 
     /// Changes a queue and keeps the index of heads right; returns how many tasks are left in it.
-    fn change(
-        &mut self,
-        key: QueueKey,
-        change: impl FnOnce(&mut BTreeSet<(Seq, JobKey)>),
-    ) -> usize {
+    fn change(&mut self, key: QueueKey, change: impl FnOnce(&mut Line)) -> usize {
         let Some(queue) = self.queues.get_mut(key.0 as usize).and_then(Option::as_mut) else {
             return 0;
         };
@@ -220,21 +225,13 @@ impl Waiting {
             match &queue.place {
                 Place::Only(keys) if queue.place.is_narrow() => {
                     for engine in keys.iter() {
-                        if let Some(seq) = before {
-                            self.narrow.remove(&(*engine, seq, key));
-                        }
-                        if let Some(seq) = after {
-                            self.narrow.insert((*engine, seq, key));
-                        }
+                        let head = |seq| (*engine, seq, key);
+                        replace(&mut self.narrow, before.map(head), after.map(head));
                     }
                 }
                 _ => {
-                    if let Some(seq) = before {
-                        self.wide.remove(&(seq, key));
-                    }
-                    if let Some(seq) = after {
-                        self.wide.insert((seq, key));
-                    }
+                    let head = |seq| (seq, key);
+                    replace(&mut self.wide, before.map(head), after.map(head));
                 }
             }
         }
@@ -254,6 +251,17 @@ fn listed_alive(place: &Place, engines: &Engines) -> usize {
         }
     }
 }
+
+/// New first: a tree that never gets empty in between keeps its memory.
+fn replace<T: Ord>(heads: &mut BTreeSet<T>, before: Option<T>, after: Option<T>) {
+    heads.extend(after);
+    if let Some(before) = before {
+        heads.remove(&before);
+    }
+}
+
+/// See `Seeded::new`.
+const PLACES_LANE: u64 = 3;
 
 /// A queue of up to so many engines has its head indexed under each of them.
 const NARROW_MAX: usize = 16;
