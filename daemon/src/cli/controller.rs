@@ -28,8 +28,10 @@ pub fn serve(config: Config) -> anyhow::Result<Exit> {
         let mut signals = Signals::install(false)?;
         let environment = Environment::of_process()?;
         let loaded = load(merge(config, &environment)?, &environment)?;
-        let settings = open_profile(loaded)?;
-        let prepared = lifecycle::prepare(settings)?;
+        if let Some(file) = &loaded.settings.log.file {
+            eprintln!("Sending logs to {}", file.display());
+        }
+        let prepared = lifecycle::prepare(open_profile(loaded)?)?;
         let shutdown = async {
             log::info!("received {}, stopping", signals.next().await);
             tell_service_manager(&[NotifyState::Stopping]);
@@ -50,9 +52,6 @@ pub fn open_profile(loaded: Loaded) -> anyhow::Result<ControllerSettings> {
     connection_file::create_profile(&settings)?;
     if loaded.clean_logs {
         logging::clean(&settings.profile.log());
-    }
-    if let Some(file) = &settings.log.file {
-        eprintln!("Sending logs to {}", file.display());
     }
     logging::start(&settings.log)?;
     for warning in loaded.warnings {

@@ -5,8 +5,9 @@ import time
 
 import ipyparallel as ipp
 
-SAMPLES_PER_SHARE = 400_000
-SHARES_PER_ENGINE = 4
+SHARES_PER_ENGINE = 6
+# About as long as one engine shall take for all of it: long enough to compare, short enough to wait.
+SECONDS_OF_ONE_ENGINE = 4.0
 
 
 def hits(samples, seed):
@@ -17,31 +18,38 @@ def hits(samples, seed):
     return sum(point() ** 2 + point() ** 2 < 1.0 for _ in range(samples))
 
 
-def estimate(view, shares):
+def rate(view):
+    """Points per second, of the slowest engine. The first call lets engines load what they need."""
+    view.apply_sync(hits, 1_000, 0)
+    samples = 50_000
     started = time.perf_counter()
-    counts = view.map_sync(hits, [SAMPLES_PER_SHARE] * shares, range(shares))
+    view.apply_sync(hits, samples, 0)
+    return samples / (time.perf_counter() - started)
+
+
+def estimate(label, view, samples, shares):
+    """Prints one line of the comparison; returns the seconds it took."""
+    started = time.perf_counter()
+    counts = view.map_sync(hits, [samples] * shares, range(shares))
     elapsed = time.perf_counter() - started
-    return 4 * sum(counts) / (SAMPLES_PER_SHARE * shares), elapsed
-
-
-def line(label, pi, shares, elapsed):
-    samples = SAMPLES_PER_SHARE * shares / 1e6
-    print(f"  {label:<12} pi = {pi:.5f}   {samples:6.1f} million points   {elapsed:6.2f} s")
+    total = samples * shares
+    print(
+        f"  {label:<12} pi = {4 * sum(counts) / total:.5f}"
+        f"   {total / 1e6:6.1f} million points   {elapsed:6.2f} s",
+        flush=True,
+    )
+    return elapsed
 
 
 client = ipp.Client(sys.argv[1])
 count = len(client)
 shares = SHARES_PER_ENGINE * count
+samples = int(rate(client[:]) * SECONDS_OF_ONE_ENGINE / shares)
 
-# A first call makes each engine load what it needs; it is not part of the comparison.
-client[:].apply_sync(hits, 1000, 0)
-
-print(f"Estimating pi by throwing points at a circle, {count} engine{'s' * (count != 1)}:")
+print(f"Estimating pi by throwing points at a circle, {count} engine{'s' * (count != 1)}:", flush=True)
 one = client.load_balanced_view(targets=client.ids[:1])
-pi, time_of_one = estimate(one, shares)
-line("one engine", pi, shares, time_of_one)
+time_of_one = estimate("one engine", one, samples, shares)
 if count > 1:
-    pi, time_of_all = estimate(client.load_balanced_view(), shares)
-    line("all engines", pi, shares, time_of_all)
+    time_of_all = estimate("all engines", client.load_balanced_view(), samples, shares)
     print(f"  {time_of_one / time_of_all:.1f} times as fast on {count} engines")
 client.close()
