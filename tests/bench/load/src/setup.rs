@@ -33,8 +33,8 @@ const CLIENT_CHANNELS: [Channel; 5] = [
 ];
 
 impl World {
-    /// Waits for the connection files, connects the first client and asks for the engines. Returns as soon as the
-    /// controller has answered; a raw broker has only the mux channel and nobody to ask.
+    /// Waits for the connection files, connects the first client and asks for the engines. Returns when it
+    /// has answered and every socket is open; a raw broker has only the mux channel and nobody to ask.
     pub(crate) fn attach(&mut self, directory: &Path, raw: bool, limit: Duration) -> Result<()> {
         let deadline = Instant::now() + limit;
         self.addresses = loop {
@@ -89,7 +89,7 @@ impl World {
             };
             *slot = Some(token);
         }
-        let session = self.engine_uuid(usize::MAX - index);
+        let session = self.other_session(index as u32);
         self.clients[index].query = Some(Sender::new(&session, "connection_request", &self.signer));
         Ok(index)
     }

@@ -18,6 +18,9 @@ use crate::zmtp::{self, Decoder, Incoming, Message};
 
 const WAKER: Token = Token(usize::MAX);
 const SCRATCH_LEN: usize = 256 * 1024;
+/// Sessions count engines from zero; clients and nannies are numbered from here.
+const OTHERS: u32 = 1 << 31;
+const NANNIES: u32 = 1 << 30;
 /// Reads of one connection before the others have their turn.
 const READS_PER_TURN: usize = 16;
 
@@ -236,9 +239,13 @@ impl World {
             }
             (Owner::Engine(index), Channel::HbPong) => self.pong(index),
             (Owner::Nanny(index), _) => {
-                let engine = &self.engines[index];
-                let mut sender = Sender::new(&self.session, "unregistration_request", &self.signer);
-                let id = engine.id.context("an engine without an id leaves")?;
+                let id = self.engines[index].id;
+                let mut sender = Sender::new(
+                    &wire::session(self.nonce, OTHERS + NANNIES + index as u32),
+                    "unregistration_request",
+                    &self.signer,
+                );
+                let id = id.context("an engine without an id leaves")?;
                 sender.push(out, &[], format!(r#"{{"id":{id}}}"#).as_bytes());
             }
             (_, Channel::HbPing | Channel::Notification) | (Owner::Client(_), Channel::Iopub) => {
@@ -390,6 +397,11 @@ impl World {
 
     pub(crate) fn engine_uuid(&self, index: usize) -> String {
         wire::session(self.nonce, index as u32)
+    }
+
+    /// A session that is neither an engine's nor that of the requests.
+    pub(crate) fn other_session(&self, number: u32) -> String {
+        wire::session(self.nonce, OTHERS + number)
     }
 
     fn engine_index(&self, uuid: &str) -> Option<usize> {
