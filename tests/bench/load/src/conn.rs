@@ -54,6 +54,8 @@ impl Conn {
     ) -> Result<Self> {
         let stream =
             TcpStream::connect(address).with_context(|| format!("cannot connect to {address}"))?;
+        // As libzmq does: otherwise small messages wait for the peer's delayed acknowledgement.
+        stream.set_nodelay(true)?;
         let mut conn = Self {
             stream,
             decoder: Decoder::new(),

@@ -34,7 +34,8 @@ use crate::world::World;
 
 /// Connections of one engine, and some for everything else.
 const DESCRIPTORS_PER_ENGINE: u64 = 8;
-const DESCRIPTORS_ELSE: u64 = 64;
+const DESCRIPTORS_PER_LEAN_ENGINE: u64 = 5;
+const DESCRIPTORS_ELSE: u64 = 100;
 /// Requests are built before the clock starts; this many take about 100 MB.
 const COUNT_MAX: u32 = 150_000;
 
@@ -58,6 +59,8 @@ enum Command {
     Engines {
         count: usize,
         in_flight: Option<usize>,
+        #[serde(default)]
+        lean: bool,
     },
     Tasks {
         window: Option<u32>,
@@ -168,11 +171,17 @@ fn perform(world: &mut World, line: &str, raw: &mut bool) -> Result<Value> {
             world.attach(&dir, is_raw, limit)?;
             json!({})
         }
-        Command::Engines { count, in_flight } => {
-            raise_descriptor_limit((world.engines.len() + count) as u64)?;
+        Command::Engines {
+            count,
+            in_flight,
+            lean,
+        } => {
+            raise_descriptor_limit((world.engines.len() + count) as u64, lean)?;
             match raw {
                 true => throughput::raw_engines(world, count, limit)?,
-                false => throughput::engines(world, count, in_flight.unwrap_or(usize::MAX), limit)?,
+                false => {
+                    throughput::engines(world, count, in_flight.unwrap_or(usize::MAX), lean, limit)?
+                }
             }
         }
         Command::Tasks {
@@ -226,8 +235,13 @@ fn perform(world: &mut World, line: &str, raw: &mut bool) -> Result<Value> {
 }
 
 /// Every connection is a descriptor; raising the hard limit takes privileges, or `ulimit -Hn` beforehand.
-fn raise_descriptor_limit(engines: u64) -> Result<()> {
-    let wanted = engines * DESCRIPTORS_PER_ENGINE + DESCRIPTORS_ELSE;
+fn raise_descriptor_limit(engines: u64, lean: bool) -> Result<()> {
+    let each = if lean {
+        DESCRIPTORS_PER_LEAN_ENGINE
+    } else {
+        DESCRIPTORS_PER_ENGINE
+    };
+    let wanted = engines * each + DESCRIPTORS_ELSE;
     let (soft, hard) =
         getrlimit(Resource::RLIMIT_NOFILE).context("cannot read the limit on open files")?;
     if soft >= wanted {

@@ -16,6 +16,8 @@ pub(crate) enum Mode {
 pub(crate) struct Engine {
     pub(crate) uuid: String,
     pub(crate) mode: Mode,
+    /// Has only the connections without which it cannot work: the limit on open files may allow no more.
+    pub(crate) lean: bool,
     pub(crate) registration: Option<usize>,
     /// Every connection but that for registration.
     pub(crate) tokens: Vec<usize>,
@@ -39,6 +41,7 @@ impl Engine {
     pub(crate) fn new(uuid: String, signer: &Signer) -> Self {
         Self {
             mode: Mode::Answer,
+            lean: false,
             registration: None,
             tokens: Vec::new(),
             hb_pong: None,

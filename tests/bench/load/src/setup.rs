@@ -14,16 +14,17 @@ use crate::wire::{Sender, Signer};
 use crate::world::World;
 use crate::zmtp;
 
-/// What an engine connects after its registration_reply.
+/// What an engine connects after its registration_reply. A lean one leaves out what no scenario needs.
 const ENGINE_CHANNELS: [Channel; 7] = [
     Channel::Mux,
     Channel::Task,
     Channel::Broadcast,
-    Channel::Control,
     Channel::HbPong,
-    Channel::Iopub,
     Channel::HbPing,
+    Channel::Control,
+    Channel::Iopub,
 ];
+const LEAN_CHANNELS: usize = 5;
 const CLIENT_CHANNELS: [Channel; 5] = [
     Channel::Registration,
     Channel::Notification,
@@ -126,7 +127,7 @@ impl World {
     }
 
     /// Creates an engine and sends its registration request.
-    pub(crate) fn add_engine(&mut self) -> Result<usize> {
+    pub(crate) fn add_engine(&mut self, lean: bool) -> Result<usize> {
         let index = self.engines.len();
         let uuid = self.engine_uuid(index);
         let owner = Owner::Engine(index);
@@ -136,6 +137,7 @@ impl World {
             .connect(owner, Channel::Registration, address, uuid.as_bytes())?;
         self.engines.push(Engine::new(uuid, &self.signer));
         self.engines[index].registration = Some(token);
+        self.engines[index].lean = lean;
         Ok(index)
     }
 
@@ -150,9 +152,16 @@ impl World {
 
     /// The connections of a registered engine.
     pub(crate) fn connect_engine(&mut self, index: usize) -> Result<()> {
-        ENGINE_CHANNELS
-            .into_iter()
-            .try_for_each(|channel| self.connect_channel(index, channel))
+        let mut channels = &ENGINE_CHANNELS[..];
+        if self.engines[index].lean {
+            channels = &channels[..LEAN_CHANNELS];
+            if let Some(token) = self.engines[index].registration.take() {
+                self.net.close(token);
+            }
+        }
+        channels
+            .iter()
+            .try_for_each(|&channel| self.connect_channel(index, channel))
     }
 
     fn connect_channel(&mut self, index: usize, channel: Channel) -> Result<()> {

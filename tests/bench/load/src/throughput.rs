@@ -19,6 +19,7 @@ pub(crate) fn engines(
     world: &mut World,
     count: usize,
     in_flight: usize,
+    lean: bool,
     limit: Duration,
 ) -> Result<Value> {
     let first = world.engines.len();
@@ -31,7 +32,7 @@ pub(crate) fn engines(
             .count();
         while started < first + count && started - first - replied < in_flight {
             // An engine that cannot be started is missed below.
-            if world.add_engine().is_err() {
+            if world.add_engine(lean).is_err() {
                 break;
             }
             started += 1;
