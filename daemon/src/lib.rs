@@ -19,9 +19,5 @@ pub mod settings;
 pub mod signals;
 /// The task database on disk.
 pub mod store;
-/// Sockets that speak ZMTP.
-//! The shell of a piparallel pool: sockets, processes, files and clocks around the decisions of
-//! `piparallel-core`.
-
 /// Connections of clients and engines.
 pub mod transport;
