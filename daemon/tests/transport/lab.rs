@@ -3,6 +3,7 @@ use std::env;
 use std::future::Future;
 use std::net::SocketAddr;
 use std::process::{Command as StdCommand, Stdio};
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -17,7 +18,11 @@ use tokio::time::timeout;
 /// No test waits longer for one thing.
 const PATIENCE: Duration = Duration::from_secs(30);
 
+/// One test at a time: some measure the memory of the process.
+static ALONE: Mutex<()> = Mutex::new(());
+
 pub(crate) fn run(test: impl Future<Output = ()>) {
+    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -131,7 +136,8 @@ fn python() -> Result<String, String> {
 
 /// A Python process that plays one behaviour of peers.py.
 pub(crate) struct Peer {
-    child: Child,
+    /// Ends the process when dropped.
+    _child: Child,
     stdin: ChildStdin,
     lines: Lines<BufReader<ChildStdout>>,
 }
@@ -163,7 +169,7 @@ impl Peer {
         Some(Self {
             stdin: child.stdin.take().unwrap(),
             lines: BufReader::new(child.stdout.take().unwrap()).lines(),
-            child,
+            _child: child,
         })
     }
 
@@ -174,10 +180,6 @@ impl Peer {
 
     pub(crate) async fn go_on(&mut self) {
         self.stdin.write_all(b"go\n").await.unwrap();
-    }
-
-    pub(crate) fn pid(&self) -> i32 {
-        self.child.id().unwrap().try_into().unwrap()
     }
 }
 

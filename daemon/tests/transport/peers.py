@@ -20,10 +20,9 @@ def socket(kind, port, identity=b"", curve=None, **options):
     if identity:
         s.identity = identity
     if curve:
-        s.curve_publickey, s.curve_secretkey = zmq.curve_keypair()
-        if os.environ.get("CLIENT_SECRET"):
-            s.curve_secretkey = os.environ["CLIENT_SECRET"].encode()
-            s.curve_publickey = zmq.curve_public(s.curve_secretkey)
+        _, secret = zmq.curve_keypair()
+        secret = os.environ.get("CLIENT_SECRET", "").encode() or secret
+        s.curve_publickey, s.curve_secretkey = zmq.curve_public(secret), secret
         s.curve_serverkey = curve.encode()
     s.connect(f"tcp://127.0.0.1:{port}")
     return s

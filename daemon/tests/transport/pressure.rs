@@ -1,3 +1,4 @@
+use std::slice::from_ref;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -49,7 +50,7 @@ fn a_client_that_does_not_read_is_closed_and_others_do_not_notice() {
         let reply = Bytes::from(vec![1; MB]);
         let mut congested = false;
         while !congested {
-            lab.transport.send(silent, &[reply.clone()]);
+            lab.transport.send(silent, from_ref(&reply));
             lab.transport.flush();
             congested = lab.transport.queued_bytes(silent) > 64 * MB;
         }
@@ -85,7 +86,7 @@ fn an_engine_that_does_not_read_is_reported_and_drains_later() {
         let request = Bytes::from(vec![1; MB]);
         let mut sent = 0;
         while lab.transport.queued_bytes(peer) <= 64 * MB {
-            lab.transport.send(peer, &[request.clone()]);
+            lab.transport.send(peer, from_ref(&request));
             lab.transport.flush();
             sent += 1;
         }
@@ -124,7 +125,7 @@ fn a_subscriber_that_does_not_read_loses_the_oldest_output() {
         let output = Bytes::from(vec![1; 10_000]);
         let mut peak = 0;
         for _ in 0..20_000 {
-            lab.transport.publish(channel, &[output.clone()]);
+            lab.transport.publish(channel, from_ref(&output));
             lab.transport.flush();
             peak = peak.max(lab.transport.totals().queued_bytes);
         }

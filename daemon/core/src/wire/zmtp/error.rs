@@ -20,9 +20,9 @@ pub enum Error {
         theirs: String,
         hint: &'static str,
     },
-    /// Both ends want to be the server of the CURVE handshake, or both the client.
-    #[error("both ends are CURVE {0}s: one of them is on the wrong port")]
-    CurveRole(&'static str),
+    /// Both ends want to be the server of the CURVE handshake.
+    #[error("the peer is a CURVE server too: is it the wrong port?")]
+    TwoServers,
     /// The first box of a CURVE handshake does not open.
     #[error(
         "wrong CURVE server key: the connection file is from another pool, or older than this \

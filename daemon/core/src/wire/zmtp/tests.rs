@@ -195,10 +195,7 @@ fn mechanisms_must_agree() {
     assert!(curve.to_string().contains("encrypted pool"), "{curve}");
     let (_, mut one) = curve_ends();
     let (_, mut other) = curve_ends();
-    assert_eq!(
-        talk(&mut one, &mut other, 64),
-        Err(Error::CurveRole("server"))
-    );
+    assert_eq!(talk(&mut one, &mut other, 64), Err(Error::TwoServers));
 }
 
 #[test]
