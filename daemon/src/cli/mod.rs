@@ -7,6 +7,7 @@ use std::process::ExitCode;
 use anyhow::Context as _;
 use clap::{CommandFactory as _, Parser, Subcommand};
 use clap_complete::Shell;
+use tokio::runtime::{LocalOptions, LocalRuntime};
 
 use exit::Exit;
 
@@ -139,10 +140,10 @@ fn man(dir: Option<&Path>) -> anyhow::Result<Exit> {
 }
 
 /// Everything runs on one thread.
-fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
+fn runtime() -> anyhow::Result<LocalRuntime> {
     tokio::runtime::Builder::new_current_thread()
         .enable_all()
-        .build()
+        .build_local(LocalOptions::default())
         .context("cannot start the event loop")
 }
 

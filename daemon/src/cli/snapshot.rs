@@ -4,20 +4,20 @@ use std::fmt::Write as _;
 
 use serde::Deserialize;
 
-/// The content of a `status_reply`. What a hub does not tell is zero or empty.
+/// The content of a `status_reply`. What a hub does not tell is not shown, or zero.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default)]
 pub struct Snapshot {
     pub version: String,
     pub uptime_s: f64,
-    pub pid: u32,
+    pub pid: Option<u32>,
     pub scheme: String,
     pub engines: Vec<Engine>,
     pub tasks: Tasks,
     pub clients: u64,
     pub database: Database,
-    pub memory_bytes: u64,
-    pub messages_per_s: f64,
+    pub memory_bytes: Option<u64>,
+    pub messages_per_s: Option<f64>,
 }
 
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -39,7 +39,7 @@ pub struct Engine {
 pub struct Tasks {
     pub pending: u64,
     pub waiting: u64,
-    pub running: u64,
+    pub running: Option<u64>,
     pub done: u64,
     pub failed: u64,
     pub retried: u64,
@@ -67,37 +67,37 @@ impl Snapshot {
     }
 
     fn summary(&self, text: &mut String) -> std::fmt::Result {
-        let t = &self.tasks;
+        let pid = self.pid.map(|pid| format!(", pid {pid}"));
         writeln!(
             text,
-            "pool      {}, {}, up {} (controller {}, pid {})",
+            "pool      {}, {}, up {} (controller {}{})",
             counted(self.engines.len() as u64, "engine"),
             counted(self.clients, "client"),
             duration(self.uptime_s),
             self.version,
-            self.pid
+            pid.unwrap_or_default()
         )?;
-        write!(
-            text,
-            "tasks     {} running, {} queued, {} waiting, {} done, {} failed",
-            t.running, t.pending, t.waiting, t.done, t.failed
-        )?;
-        if t.retried > 0 {
-            write!(text, ", {} retried", t.retried)?;
-        }
-        writeln!(text)?;
+        writeln!(text, "tasks     {}", self.tasks.summary())?;
+        let rate = self.messages_per_s.map(|n| format!("{n:.0} messages/s, "));
+        let memory = self
+            .memory_bytes
+            .map(|n| format!("{} in memory, ", bytes(n)));
         writeln!(
             text,
-            "load      {:.0} messages/s, {} in memory, scheme {}",
-            self.messages_per_s,
-            bytes(self.memory_bytes),
+            "load      {}{}scheme {}",
+            rate.unwrap_or_default(),
+            memory.unwrap_or_default(),
             self.scheme
         )?;
-        write!(text, "records   ")?;
         let d = &self.database;
         match d.kind.as_str() {
-            "none" | "" => write!(text, "none are kept")?,
-            kind => write!(text, "{} in {kind}, {}", d.records, bytes(d.bytes))?,
+            "none" | "" => write!(text, "records   none are kept")?,
+            kind => write!(
+                text,
+                "records   {} in {kind}, {}",
+                d.records,
+                bytes(d.bytes)
+            )?,
         }
         if d.lost > 0 {
             write!(text, ", {} lost", d.lost)?;
@@ -140,6 +140,24 @@ impl Snapshot {
             0 => Ok(()),
             more => writeln!(text, "... and {more} more"),
         }
+    }
+}
+
+impl Tasks {
+    /// One line, for the table and for logs.
+    #[must_use]
+    pub fn summary(&self) -> String {
+        let running = self.running.map(|n| format!("{n} running, "));
+        let retried = (self.retried > 0).then(|| format!(", {} retried", self.retried));
+        format!(
+            "{}{} queued, {} waiting, {} done, {} failed{}",
+            running.unwrap_or_default(),
+            self.pending,
+            self.waiting,
+            self.done,
+            self.failed,
+            retried.unwrap_or_default()
+        )
     }
 }
 
@@ -247,6 +265,8 @@ engine  state      queue  tasks  done  failed  heartbeat  address
     #[test]
     fn an_empty_answer_is_an_empty_pool() {
         let snapshot: Snapshot = serde_json::from_str("{}").unwrap();
-        assert!(snapshot.render(10).ends_with("no engines\n"));
+        let text = snapshot.render(10);
+        assert!(text.ends_with("no engines\n"), "{text}");
+        assert!(!text.contains("pid") && !text.contains("running"), "{text}");
     }
 }

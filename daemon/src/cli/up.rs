@@ -297,15 +297,11 @@ impl Pool {
             let snapshot: Snapshot = serde_json::from_value(hub.status().await?)?;
             let running = running(engines);
             orphans::reap(&running);
-            let t = &snapshot.tasks;
             let line = format!(
-                "{} of {} engines, {} tasks done, {} failed, {} running, {} queued",
+                "{} of {} engines, tasks: {}",
                 snapshot.engines.len(),
                 self.count,
-                t.done,
-                t.failed,
-                t.running,
-                t.pending
+                snapshot.tasks.summary()
             );
             screen.show(&snapshot.render(super::ENGINES_ON_SCREEN), &line);
             if engines.states().iter().all(|s| *s == State::Ended) && self.count > 0 {
