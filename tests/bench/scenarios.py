@@ -7,12 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from processes import Peak
-from subjects import LoadError, environment, pool
+from subjects import LEAN_ENGINES_MAX, LoadError, environment, pool
 
 ALL = ("stock", "ours", "raw")
 CONTROLLERS = ("stock", "ours")
-# Above this share of a core, the generator may have been the bottleneck and the rate is a lower bound.
-LOAD_BUSY = 0.9
 
 
 @dataclass(frozen=True)
@@ -72,7 +70,8 @@ def register(subject, settings):
 def tasks(subject, settings):
     """Load-balanced tasks: one per engine under way, then all submitted at once."""
     result = {}
-    for engines in settings.task_engines:
+    for wanted in settings.task_engines:
+        engines = min(wanted, LEAN_ENGINES_MAX)
         try:
             result |= tasks_at(subject, settings, engines)
         except LoadError as error:
@@ -236,10 +235,11 @@ def python(subject, settings):
             try:
                 out, _ = process.communicate(timeout=300)
             except subprocess.TimeoutExpired:
+                raise LoadError("the stock client did not finish within 300 s") from None
+            finally:
                 # It stops its engines on SIGTERM.
                 process.terminate()
-                out, _ = process.communicate(timeout=30)
-                raise LoadError("the stock client did not finish within 300 s") from None
+                process.wait(30)
             errors.seek(0)
             if process.returncode != 0:
                 last = errors.read().strip().splitlines()[-1:]

@@ -2,6 +2,7 @@
 
 import json
 import os
+import resource
 import shutil
 import subprocess
 import sys
@@ -13,6 +14,26 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from processes import Group
+
+
+# 4096 engines with 8 connections each, all in one process of the generator, and of a controller that is one process.
+OPEN_FILES_WANTED = 4096 * 8 + 300
+
+
+def raise_open_files():
+    """Every subject inherits the limit. Beyond the hard one it takes privileges. Returns what is allowed."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, OPEN_FILES_WANTED), max(hard, OPEN_FILES_WANTED)))
+    except (ValueError, OSError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    return resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+
+
+OPEN_FILES = raise_open_files() - 300
+FULL_ENGINES_MAX = OPEN_FILES // 8
+# With the 5 connections without which an engine cannot work.
+LEAN_ENGINES_MAX = OPEN_FILES // 5
 
 
 @dataclass(frozen=True)
@@ -85,8 +106,9 @@ class Pool:
         self.usable_s = usable_s
 
     def engines(self, count, limit=120):
-        # More at once make a stock controller lose registrations; the scenario `register` shows that.
-        return self.load.do("engines", limit=limit, count=count, in_flight=64)
+        # How it does when more register at once is shown by the scenario `register`.
+        lean = count > FULL_ENGINES_MAX
+        return self.load.do("engines", limit=limit, count=count, in_flight=64, lean=lean)
 
 
 @contextmanager
