@@ -335,6 +335,33 @@ impl Controller {
     }
 }
 
+impl Broadcasts {
+    pub(super) fn len(&self) -> usize {
+        self.gatherings.len()
+    }
+
+    /// Copies of coalescing broadcasts that must be under way, with their engines. Panics if a
+    /// gathering does not agree with itself. For tests.
+    pub(super) fn check_invariants(&self) -> BTreeMap<MsgId, EngineUuid> {
+        let mut copies = BTreeMap::new();
+        for (original, gathering) in &self.gatherings {
+            let missing = gathering.targets.iter().filter(|t| t.answer.is_none());
+            let missing: Vec<&EngineUuid> = missing.map(|target| &target.uuid).collect();
+            assert_eq!(missing.len(), gathering.missing, "{original}");
+            assert!(!missing.is_empty(), "{original} is complete");
+            assert_eq!(gathering.places.len(), gathering.targets.len());
+            for uuid in missing {
+                copies.insert(MsgId::new(&format!("{original}_{uuid}")), uuid.clone());
+            }
+        }
+        copies
+    }
+
+    pub(super) fn is_gathering(&self, original: &MsgId) -> bool {
+        self.gatherings.contains_key(original)
+    }
+}
+
 impl Target {
     fn buffers(&self) -> &[Bytes] {
         match &self.answer {
