@@ -230,6 +230,22 @@ fn a_killed_engines_task_fails_or_is_retried_at_once() {
     );
 }
 
+#[test]
+fn a_task_whose_engine_left_counts_as_unassigned_until_another_has_it() {
+    let mut pool = Pool::new();
+    let client = pool.client();
+    let engine = pool.engine("uuid-0");
+    let metadata = json!({"retries": 1});
+    let msg_id = pool.request(client.task, &[], "apply_request", metadata, json!({}));
+    pool.receive(engine.task);
+    pool.kill(&engine);
+    pool.pass(GRACE);
+    let content = json!({"targets": null, "verbose": true});
+    let queues = pool.ask(client.hub, "queue_request", content);
+    assert_eq!(queues.content["unassigned"], json!([msg_id]));
+    pool.controller.check_invariants();
+}
+
 fn pool_request(msg_id: &str) -> pool::Received {
     pool::Received {
         routing: vec!["\0\0\0\0\0".into()],

@@ -83,7 +83,9 @@ pub struct Connection {
     pub subscribed: bool,
     /// Broken, and the controller does not know.
     lost: bool,
-    pub congested: bool,
+    congested: bool,
+    /// The controller was told so.
+    pub is_told: bool,
 }
 
 impl Connection {
@@ -196,6 +198,7 @@ impl Net {
                 subscribed: false,
                 lost: false,
                 congested: false,
+                is_told: false,
             },
         );
         self.push(chance, peer, Way::ToController, Packet::Hello);

@@ -81,6 +81,8 @@ pub struct Request {
     /// Times it was sent to an engine.
     sent: usize,
     answered: bool,
+    /// It came to a controller that is no more.
+    is_past: bool,
 }
 
 struct Query {
@@ -155,6 +157,7 @@ impl Reference {
             end: None,
             sent: 0,
             answered: false,
+            is_past: false,
         };
         assert!(
             self.requests.insert(id.into(), request).is_none(),
@@ -543,6 +546,7 @@ impl Reference {
     pub fn crash(&mut self, saved: Option<&str>, keeps_records: bool) {
         for request in self.requests.values_mut() {
             request.end.get_or_insert(End::Lost);
+            request.is_past = true;
         }
         self.announced.clear();
         self.queries.clear();

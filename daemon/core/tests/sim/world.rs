@@ -242,6 +242,7 @@ impl World {
             Way::ToPeer => self.arrive_at_peer(peer, packet),
         }
         if drained {
+            self.mark_told(peer, false);
             self.tell(Event::Drained { peer });
         }
     }
@@ -385,7 +386,14 @@ impl World {
         }
         for peer in congested {
             self.outside.note(|| format!("{peer} is congested"));
+            self.mark_told(peer, true);
             self.tell(Event::Congested { peer });
+        }
+    }
+
+    fn mark_told(&mut self, peer: PeerId, congested: bool) {
+        if let Some(connection) = self.outside.net.connections.get_mut(&peer) {
+            connection.is_told = congested;
         }
     }
 
@@ -417,7 +425,7 @@ impl World {
         let Some(connection) = self.outside.net.connections.get(&peer) else {
             return;
         };
-        let (channel, congested) = (connection.channel, connection.congested);
+        let (channel, congested) = (connection.channel, connection.is_told);
         if channel == Channel::HbPing {
             return;
         }
