@@ -37,9 +37,10 @@ impl Tracker {
         }
     }
 
-    /// Notes a reply, if it is that engine's to give. Returns the request's place in the order.
-    pub(crate) fn complete(&mut self, msg_id: &MsgId, engine: Option<EngineId>) -> Option<u64> {
-        if self.pending.get(msg_id)?.1.engine != engine {
+    /// Notes a reply, if it is that engine's to give, through that queue. Returns the request's place
+    /// in the order.
+    pub(crate) fn complete(&mut self, msg_id: &MsgId, whose: Pending) -> Option<u64> {
+        if self.pending.get(msg_id)?.1 != whose {
             return None;
         }
         self.pending.remove(msg_id).map(|(sequence, _)| sequence)
@@ -70,10 +71,6 @@ impl Tracker {
         #[expect(clippy::disallowed_methods, reason = "callers sort, or only count")]
         let entries = self.pending.iter();
         entries.map(|(msg_id, (sequence, pending))| (msg_id, *sequence, pending))
-    }
-
-    pub(crate) fn get(&self, msg_id: &str) -> Option<Pending> {
-        self.pending.get(msg_id).map(|(_, pending)| *pending)
     }
 
     pub(crate) fn len(&self) -> usize {

@@ -406,13 +406,8 @@ impl Reference {
     fn check_failure(&self, id: &str, task: &Task, ename: &str) {
         assert_eq!(task.holder, None, "{id} failed ({ename}) while it ran");
         let ids = || task.after.ids.iter().chain(&task.follow.ids);
-        let unknown = ids().any(|other| {
-            other == id
-                || self
-                    .requests
-                    .get(other)
-                    .is_none_or(|r| r.end == Some(End::Lost))
-        });
+        let unknown =
+            ids().any(|other| other == id || self.requests.get(other).is_none_or(|r| r.is_past));
         let fits = match ename {
             "EngineError" => task.doomed,
             "TaskTimeout" => task
