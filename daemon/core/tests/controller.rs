@@ -230,6 +230,22 @@ fn a_killed_engines_task_fails_or_is_retried_at_once() {
     );
 }
 
+#[test]
+fn a_task_whose_engine_left_counts_as_unassigned_until_another_has_it() {
+    let mut pool = Pool::new();
+    let client = pool.client();
+    let engine = pool.engine("uuid-0");
+    let metadata = json!({"retries": 1});
+    let msg_id = pool.request(client.task, &[], "apply_request", metadata, json!({}));
+    pool.receive(engine.task);
+    pool.kill(&engine);
+    pool.pass(GRACE);
+    let content = json!({"targets": null, "verbose": true});
+    let queues = pool.ask(client.hub, "queue_request", content);
+    assert_eq!(queues.content["unassigned"], json!([msg_id]));
+    pool.controller.check_invariants();
+}
+
 fn pool_request(msg_id: &str) -> pool::Received {
     pool::Received {
         routing: vec!["\0\0\0\0\0".into()],
@@ -521,4 +537,109 @@ fn status_counts_what_happened() {
         (&status["clients"], &status["database"]["kind"]),
         (&json!(1), &json!("memory"))
     );
+}
+
+#[test]
+fn a_late_mux_reply_reaches_nobody() {
+    let mut pool = Pool::new();
+    let client = pool.client();
+    let engine = pool.engine("uuid-0");
+    let msg_id = pool.request(
+        client.mux,
+        &["uuid-0"],
+        "apply_request",
+        json!({}),
+        json!({}),
+    );
+    let request = pool.receive(engine.mux);
+    // Silent for too long, then back: clients have failed the request on the notification.
+    pool.pass(Duration::from_secs(4));
+    pool.live(Duration::from_secs(1), &[&engine]);
+    pool.reply_ok(engine.mux, &request, "uuid-0");
+    pool.nothing_for(client.mux);
+    let content = json!({"msg_ids": [msg_id]});
+    let results = pool.ask(client.hub, "result_request", content);
+    let result = &results.content[&msg_id]["result_content"];
+    assert_eq!(result["ename"], "EngineError");
+}
+
+#[test]
+fn a_message_id_under_way_is_refused_on_every_channel() {
+    let mut pool = Pool::new();
+    let client = pool.client();
+    let engine = pool.engine("uuid-0");
+    let send = |pool: &mut Pool, peer, routing: &[&str], msg_id: &str, coalescing: bool, n: u32| {
+        let header = json!({"msg_id": msg_id, "msg_type": "apply_request", "session": "client"});
+        let metadata = json!({"targets": [["uuid-0", 0]], "is_coalescing": coalescing});
+        let metadata = if routing.is_empty() {
+            metadata
+        } else {
+            json!({})
+        };
+        // Different content: the same bytes would be a replay.
+        let frames = pool.frames(
+            routing,
+            [&header, &json!({}), &metadata, &json!({"n": n})],
+            &[],
+        );
+        pool.event(Event::Message { peer, frames });
+        pool.controller.check_invariants();
+    };
+    send(&mut pool, client.mux, &["uuid-0"], "a", false, 0);
+    send(&mut pool, client.mux, &["uuid-0"], "a", false, 1);
+    assert_eq!(pool.receive(client.mux).ename(), "ValueError");
+    send(&mut pool, client.task, &[], "a", false, 2);
+    assert_eq!(pool.receive(client.task).ename(), "ValueError");
+    send(&mut pool, client.broadcast, &[], "a", true, 3);
+    assert_eq!(pool.receive(client.broadcast).ename(), "ValueError");
+    send(&mut pool, client.broadcast, &[], "b", false, 4);
+    send(&mut pool, client.broadcast, &[], "b", true, 5);
+    assert_eq!(pool.receive(client.broadcast).ename(), "ValueError");
+    send(&mut pool, client.mux, &["uuid-0"], "b_uuid-0", false, 6);
+    assert_eq!(pool.receive(client.mux).ename(), "ValueError");
+    let request = pool.receive(engine.mux);
+    pool.reply_ok(engine.mux, &request, "uuid-0");
+    assert_eq!(pool.receive(client.mux).content["status"], "ok");
+    let queues = pool.ask(client.hub, "queue_request", json!({"targets": null}));
+    assert_eq!(queues.content["0"]["queue"], 1);
+}
+
+#[test]
+fn a_reply_on_another_channel_than_its_request_is_dropped() {
+    let mut pool = Pool::new();
+    let client = pool.client();
+    let engine = pool.engine("uuid-0");
+    let msg_id = pool.request(client.task, &[], "apply_request", json!({}), json!({}));
+    let request = pool.receive(engine.task);
+    for peer in [engine.mux, engine.broadcast] {
+        pool.reply_ok(peer, &request, "uuid-0");
+        pool.controller.check_invariants();
+    }
+    pool.nothing_for(client.task);
+    pool.reply_ok(engine.task, &request, "uuid-0");
+    assert_eq!(pool.receive(client.task).parent["msg_id"], msg_id.as_str());
+    let metadata = json!({"targets": [["uuid-0", 0]], "is_coalescing": true});
+    pool.request(client.broadcast, &[], "apply_request", metadata, json!({}));
+    let copy = pool.receive(engine.broadcast);
+    pool.reply_ok(engine.mux, &copy, "uuid-0");
+    pool.controller.check_invariants();
+    pool.reply_ok(engine.broadcast, &copy, "uuid-0");
+    assert_eq!(pool.receive(client.broadcast).content["status"], "ok");
+}
+
+#[test]
+fn a_broadcast_whose_header_is_no_object_leaves_nothing_behind() {
+    let mut pool = Pool::new();
+    let client = pool.client();
+    pool.engine("uuid-0");
+    let metadata = json!({"targets": [["uuid-0", 0]], "is_coalescing": true});
+    let header = json!(["id", "apply_request", "client", "2026-01-01T00:00:00Z"]);
+    let frames = pool.frames(&[], [&header, &json!({}), &metadata, &json!({})], &[]);
+    pool.event(Event::Message {
+        peer: client.broadcast,
+        frames,
+    });
+    pool.controller.check_invariants();
+    let status = pool.ask(client.hub, "status_request", json!({}));
+    assert_eq!(status.content["tasks"]["pending"], 0);
 }

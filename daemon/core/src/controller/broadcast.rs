@@ -33,6 +33,8 @@ struct BroadcastRequest {
     from: PeerId,
     client: Bytes,
     header: RequestHeader,
+    /// All of the header, for the copies.
+    fields: Map<String, Value>,
     metadata: BroadcastMetadata,
 }
 
@@ -86,13 +88,12 @@ impl Controller {
             Ok(metadata) => metadata,
             Err(error) => return self.reply_error(now, from, message, &header, None, &error),
         };
-        if self.broadcasts.gatherings.contains_key(&header.msg_id) {
-            let error = ErrorContent::new(
-                "ValueError",
-                format!("a request {} is already under way", header.msg_id),
-            );
+        if let Err(error) = self.admit_broadcast(&header.msg_id, &metadata) {
             return self.reply_error(now, from, message, &header, None, &error);
         }
+        let Ok(fields) = serde_json::from_slice(message.header()) else {
+            return self.complain_unreadable(now, from, "header");
+        };
         let Some(client) = self.peers.get(from).map(|peer| peer.identity.clone()) else {
             return;
         };
@@ -100,12 +101,26 @@ impl Controller {
             from,
             client,
             header,
+            fields,
             metadata,
         };
         if request.metadata.is_coalescing {
             self.start_gathering(now, &request, message);
         }
         self.send_copies(now, &request, message);
+    }
+
+    /// Neither the request nor any of its copies is under way already.
+    fn admit_broadcast(
+        &self,
+        msg_id: &MsgId,
+        metadata: &BroadcastMetadata,
+    ) -> Result<(), ErrorContent> {
+        self.admit(msg_id)?;
+        for (uuid, _) in &metadata.targets {
+            self.admit(&copy_of(msg_id, uuid))?;
+        }
+        Ok(())
     }
 
     fn start_gathering(&mut self, now: Now, request: &BroadcastRequest, message: &Message) {
@@ -145,11 +160,9 @@ impl Controller {
     }
 
     fn send_copies(&mut self, now: Now, request: &BroadcastRequest, message: &Message) {
-        let Ok(mut header) = serde_json::from_slice::<Map<String, Value>>(message.header()) else {
-            return self.complain_unreadable(now, request.from, "header");
-        };
+        let mut header = request.fields.clone();
         for (uuid, id) in &request.metadata.targets {
-            let copy_id = MsgId::new(&format!("{}_{uuid}", request.header.msg_id));
+            let copy_id = copy_of(&request.header.msg_id, uuid);
             header.insert("msg_id".into(), copy_id.as_str().into());
             let metadata = json!({
                 "targets": [[uuid, id]],
@@ -229,7 +242,11 @@ impl Controller {
         let Some(engine) = self.engines.by_uuid_mut(uuid) else {
             return;
         };
-        let Some(sequence) = self.tracker.complete(&reply.parent_id, Some(engine.id)) else {
+        let whose = Pending {
+            engine: Some(engine.id),
+            queue: Queue::Broadcast,
+        };
+        let Some(sequence) = self.tracker.complete(&reply.parent_id, whose) else {
             log::debug!(
                 "engine {} answered {} late, or twice",
                 engine.id,
@@ -278,7 +295,8 @@ impl Controller {
             return;
         };
         let target = &mut gathering.targets[*place];
-        if target.answer.replace(answer).is_none() {
+        if target.answer.is_none() {
+            target.answer = Some(answer);
             gathering.missing -= 1;
         }
         if gathering.missing == 0
@@ -313,7 +331,7 @@ impl Controller {
         if ok {
             frames.extend(gathering.targets.iter().flat_map(Target::buffers).cloned());
         }
-        self.tracker.complete(original, None);
+        self.tracker.forget(original);
         self.tracker.count(ok);
         let Ok(reply) = Message::parse(frames) else {
             return;
@@ -332,6 +350,33 @@ impl Controller {
                 reply,
             );
         }
+    }
+}
+
+impl Broadcasts {
+    pub(super) fn len(&self) -> usize {
+        self.gatherings.len()
+    }
+
+    /// Copies of coalescing broadcasts that must be under way, with their engines. Panics if a
+    /// gathering does not agree with itself. For tests.
+    pub(super) fn check_invariants(&self) -> BTreeMap<MsgId, EngineUuid> {
+        let mut copies = BTreeMap::new();
+        for (original, gathering) in &self.gatherings {
+            let missing = gathering.targets.iter().filter(|t| t.answer.is_none());
+            let missing: Vec<&EngineUuid> = missing.map(|target| &target.uuid).collect();
+            assert_eq!(missing.len(), gathering.missing, "{original}");
+            assert!(!missing.is_empty(), "{original} is complete");
+            assert_eq!(gathering.places.len(), gathering.targets.len());
+            for uuid in missing {
+                copies.insert(copy_of(original, uuid.as_str()), uuid.clone());
+            }
+        }
+        copies
+    }
+
+    pub(super) fn is_gathering(&self, original: &MsgId) -> bool {
+        self.gatherings.contains_key(original)
     }
 }
 
@@ -415,6 +460,11 @@ impl BroadcastMetadata {
         }
         Ok(metadata)
     }
+}
+
+/// What an engine's copy of a request is called.
+fn copy_of(original: &MsgId, uuid: &str) -> MsgId {
+    MsgId::new(&format!("{original}_{uuid}"))
 }
 
 /// `<original>_<uuid>` → original.

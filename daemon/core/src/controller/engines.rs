@@ -337,6 +337,33 @@ impl Engines {
         self.by_id.get_mut(self.ids.get(uuid)?)
     }
 
+    /// Every engine, by number.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &Engine> {
+        self.by_id.values()
+    }
+
+    /// Panics if the indexes do not agree. For tests.
+    pub(crate) fn check_invariants(&self) {
+        assert_eq!(self.by_id.len(), self.ids.len());
+        for (id, engine) in &self.by_id {
+            assert_eq!((self.ids.get(&engine.uuid), engine.id), (Some(id), *id));
+            assert!(
+                !self.departed.contains_key(&engine.uuid),
+                "{id} is here and gone"
+            );
+            assert!(id.0 < self.next_id);
+            if let Some(deadline) = engine.state.deadline() {
+                assert!(self.deadlines.contains(&(deadline, *id)));
+            }
+        }
+        let with_deadline = self.iter().filter(|e| e.state.deadline().is_some());
+        assert_eq!(with_deadline.count(), self.deadlines.len());
+        assert_eq!(self.iter().filter(|e| e.is_pending()).count(), self.pending);
+        assert!(self.pending <= PENDING_REGISTRATIONS_MAX);
+        assert!(self.departed.len() <= self.departures.len());
+        assert!(self.departures.len() <= DEPARTED_ENGINES_MAX);
+    }
+
     /// The engines that clients know, by number.
     pub(crate) fn registered(&self) -> impl Iterator<Item = &Engine> {
         self.by_id.values().filter(|engine| !engine.is_pending())

@@ -87,6 +87,11 @@ impl HeartMonitor {
         self.next_beat
     }
 
+    /// Engines that are watched.
+    pub(crate) fn len(&self) -> usize {
+        self.hearts.len()
+    }
+
     /// When it last answered, and how many pings since then it did not answer.
     pub(crate) fn state(&self, uuid: &EngineUuid) -> Option<(Duration, u32)> {
         self.hearts

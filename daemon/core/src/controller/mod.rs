@@ -12,6 +12,7 @@
 //! | `broadcast`      | one request for many engines                                 |
 //! | `queries`        | what clients ask the hub                                     |
 //! | `records`        | what the task database is told, and asked                    |
+//! | `invariants`     | what must hold after every event                             |
 //!
 //! It does not know sockets, files, SQLite or the time of day; tests are in `tests/` and the
 //! simulation in `tests/sim`.
@@ -37,6 +38,7 @@ mod compose;
 mod engines;
 mod event;
 mod heartbeat;
+mod invariants;
 mod peers;
 mod queries;
 mod records;

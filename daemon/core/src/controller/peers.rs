@@ -156,6 +156,38 @@ impl Peers {
         self.routes[channel as usize].get(identity).copied()
     }
 
+    /// Panics if routes, claims and counts do not agree with the connections. For tests.
+    pub(crate) fn check_invariants(&self) {
+        #[expect(clippy::disallowed_methods, reason = "only looked at")]
+        let peers: Vec<(&PeerId, &Peer)> = self.peers.iter().collect();
+        for (id, peer) in &peers {
+            let holder = self.route(peer.channel, &peer.identity);
+            if peer.channel.socket_type() == SocketType::Router {
+                assert_eq!(holder == Some(**id), peer.admitted, "{id}: {peer:?}");
+            }
+            let claims = self.claims.values().filter(|claim| claim.claimant == **id);
+            assert_eq!(
+                claims.count(),
+                usize::from(!peer.admitted),
+                "{id}: {peer:?}"
+            );
+        }
+        for (holder, claim) in &self.claims {
+            let (holder, claimant) = (&self.peers[holder], &self.peers[&claim.claimant]);
+            assert!(holder.admitted && !claimant.admitted);
+            assert_eq!(
+                (holder.channel, &holder.identity),
+                (claimant.channel, &claimant.identity)
+            );
+        }
+        let routers = peers
+            .iter()
+            .filter(|(_, p)| p.channel.socket_type() == SocketType::Router);
+        let routes: usize = self.routes.iter().map(HashMap::len).sum();
+        assert_eq!(routes, routers.filter(|(_, peer)| peer.admitted).count());
+        assert_eq!(self.counts.iter().sum::<usize>(), peers.len());
+    }
+
     /// Connections on one channel.
     pub(crate) fn count(&self, channel: Channel) -> usize {
         self.counts[channel as usize]

@@ -130,9 +130,7 @@ impl Controller {
 
     /// A request that its engine will never answer.
     pub(super) fn fail_stranded(&mut self, now: Now, engine: &Engine, msg_id: &MsgId) {
-        if self.tracker.complete(msg_id, Some(engine.id)).is_none() {
-            return;
-        }
+        self.tracker.forget(msg_id);
         if self.strand_copy(now, msg_id, engine.uuid.as_str()) {
             return;
         }

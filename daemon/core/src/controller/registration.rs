@@ -14,7 +14,7 @@ use super::peers::Peer;
 use super::{Command, Controller};
 use crate::channel::Channel;
 use crate::clock::Now;
-use crate::ids::{EngineId, EngineUuid, PeerId};
+use crate::ids::{EngineId, EngineUuid, MsgId, PeerId};
 use crate::limits::{CONNECT_PATIENCE, ID_LENGTH_MAX, LEAVING_GRACE, SAVE_ENGINES_PAUSE};
 use crate::wire::message::Message;
 
@@ -302,6 +302,10 @@ impl Controller {
         self.notify(now, "unregistration_notification", id, &engine.uuid);
         for msg_id in engine.queue.values() {
             self.fail_stranded(now, &engine, msg_id);
+        }
+        let lost: Vec<MsgId> = self.scheduler.running_on(&engine.uuid).cloned().collect();
+        for msg_id in &lost {
+            self.tracker.assign(msg_id, None);
         }
         self.scheduler.handle_engine_removed(now, &engine.uuid);
         self.drain_scheduler(now);

@@ -47,6 +47,16 @@ impl Controller {
             Err(error) => self.reply_error(now, from, &message, &request, Some(target), &error),
             Ok(destination) => {
                 if channel == Channel::MuxClient && request.expects_reply() {
+                    if let Err(error) = self.admit(&request.msg_id) {
+                        return self.reply_error(
+                            now,
+                            from,
+                            &message,
+                            &request,
+                            Some(target),
+                            &error,
+                        );
+                    }
                     self.track_mux(now, &destination, &request.msg_id, &message);
                 }
                 let Some(client) = self.peers.get(from).map(|peer| peer.identity.clone()) else {
@@ -103,6 +113,17 @@ impl Controller {
         })
     }
 
+    /// Whether one more request for an engine may be under way, under this id.
+    pub(super) fn admit(&self, msg_id: &MsgId) -> Result<(), ErrorContent> {
+        if self.tracker.is_pending(msg_id.as_str()) {
+            return Err(ErrorContent::new(
+                "ValueError",
+                format!("a request {msg_id} is already under way"),
+            ));
+        }
+        Ok(())
+    }
+
     fn track_mux(&mut self, now: Now, to: &Destination, msg_id: &MsgId, message: &Message) {
         let Some(engine) = self.engines.get_mut(to.engine) else {
             return;
@@ -130,8 +151,8 @@ impl Controller {
         let Some((uuid, client)) = self.reply_route(now, from, &message) else {
             return;
         };
-        if channel == Channel::MuxEngine {
-            self.complete_direct(now, &uuid, &message);
+        if channel == Channel::MuxEngine && !self.complete_direct(now, &uuid, &message) {
+            return;
         }
         let client_side = if channel == Channel::MuxEngine {
             Channel::MuxClient
@@ -160,25 +181,37 @@ impl Controller {
         Some((peer.identity.clone(), client.clone()))
     }
 
-    fn complete_direct(&mut self, now: Now, uuid: &Bytes, message: &Message) {
+    /// Notes a reply on `mux`. Returns whether its request was under way: the client of one that was
+    /// failed meanwhile has its answer, and its routing id may be another's by now.
+    fn complete_direct(&mut self, now: Now, uuid: &Bytes, message: &Message) -> bool {
         let Some(reply) = self.reply_header(now, message) else {
-            return;
+            return false;
         };
         // The engine in the request's path, not the one the reply claims.
         let Some(engine) = std::str::from_utf8(uuid)
             .ok()
             .and_then(|uuid| self.engines.by_uuid_mut(uuid))
         else {
-            return;
+            return false;
         };
-        let Some(sequence) = self.tracker.complete(&reply.parent_id, Some(engine.id)) else {
-            return;
+        let whose = Pending {
+            engine: Some(engine.id),
+            queue: Queue::Mux,
+        };
+        let Some(sequence) = self.tracker.complete(&reply.parent_id, whose) else {
+            log::debug!(
+                "engine {} answered {} late, or twice",
+                engine.id,
+                reply.parent_id
+            );
+            return false;
         };
         engine.queue.remove(&sequence);
         engine.count(reply.ok);
         let uuid = engine.uuid.clone();
         self.tracker.count(reply.ok);
         self.record_complete(now, &reply.parent_id, Some(uuid), message);
+        true
     }
 
     /// Sends an engine's reply on to the client, with `[uuid]` or no routing frame before it.

@@ -100,12 +100,7 @@ impl Controller {
         message: Message,
     ) -> Result<(), ErrorContent> {
         let msg_id = &request.msg_id;
-        if self.tracker.is_pending(msg_id.as_str()) {
-            return Err(ErrorContent::new(
-                "ValueError",
-                format!("a task {msg_id} is already under way"),
-            ));
-        }
+        self.admit(msg_id)?;
         if self.waiting_bytes + message.size() > WAITING_BYTES_MAX {
             return Err(ErrorContent::new(
                 "MemoryError",
@@ -177,7 +172,7 @@ impl Controller {
         ) {
             Reply::Deliver(job) => {
                 engine.count(reply.ok);
-                self.tracker.complete(&reply.parent_id, Some(engine_id));
+                self.tracker.forget(&reply.parent_id);
                 self.tracker.count(reply.ok);
                 self.waiting_bytes = self.waiting_bytes.saturating_sub(job.message.size());
                 self.record_complete(now, &reply.parent_id, Some(engine_uuid), &message);

@@ -6,7 +6,7 @@ use crate::ids::{EngineId, MsgId};
 pub(crate) use crate::task_db::record::Queue;
 
 /// A request without its reply.
-#[derive(Clone, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Pending {
     /// Where it is; `None` while a load-balanced task waits for an engine.
     pub(crate) engine: Option<EngineId>,
@@ -37,9 +37,10 @@ impl Tracker {
         }
     }
 
-    /// Notes a reply, if it is that engine's to give. Returns the request's place in the order.
-    pub(crate) fn complete(&mut self, msg_id: &MsgId, engine: Option<EngineId>) -> Option<u64> {
-        if self.pending.get(msg_id)?.1.engine != engine {
+    /// Notes a reply, if it is that engine's to give, through that queue. Returns the request's place
+    /// in the order.
+    pub(crate) fn complete(&mut self, msg_id: &MsgId, whose: Pending) -> Option<u64> {
+        if self.pending.get(msg_id)?.1 != whose {
             return None;
         }
         self.pending.remove(msg_id).map(|(sequence, _)| sequence)
@@ -56,14 +57,20 @@ impl Tracker {
 
     /// Load-balanced tasks that no engine has, oldest first.
     pub(crate) fn unassigned(&self) -> Vec<&MsgId> {
-        #[expect(clippy::disallowed_methods, reason = "sorted before anyone sees it")]
-        let entries = self.pending.iter();
-        let mut waiting: Vec<(u64, &MsgId)> = entries
-            .filter(|(_, (_, pending))| pending.queue == Queue::Task && pending.engine.is_none())
-            .map(|(msg_id, (sequence, _))| (*sequence, msg_id))
+        let mut waiting: Vec<(u64, &MsgId)> = self
+            .entries()
+            .filter(|(_, _, pending)| pending.queue == Queue::Task && pending.engine.is_none())
+            .map(|(msg_id, sequence, _)| (sequence, msg_id))
             .collect();
         waiting.sort_unstable();
         waiting.into_iter().map(|(_, msg_id)| msg_id).collect()
+    }
+
+    /// Every request with its place in the order, itself in no order.
+    pub(crate) fn entries(&self) -> impl Iterator<Item = (&MsgId, u64, &Pending)> {
+        #[expect(clippy::disallowed_methods, reason = "callers sort, or only count")]
+        let entries = self.pending.iter();
+        entries.map(|(msg_id, (sequence, pending))| (msg_id, *sequence, pending))
     }
 
     pub(crate) fn len(&self) -> usize {

@@ -131,6 +131,11 @@ impl ReplayGuard {
         }
     }
 
+    /// Signatures that are remembered.
+    pub(crate) fn len(&self) -> usize {
+        self.order.len()
+    }
+
     /// Notes a signature that was verified.
     ///
     /// # Errors
