@@ -59,23 +59,25 @@ fn default_route_in(table: &str) -> Option<String> {
 /// The address of a side that listens on `bound`: a concrete one if there is one, else the best of the
 /// machine, else loopback. With `tunnelled` (an ssh server is set) even a side that listens on loopback
 /// gets an address of the machine: stock clients use the tunnel only if `location` is not theirs.
+///
+/// `None`: only this machine can connect. Stock clients then compare `location` with the host's name.
 #[must_use]
 pub fn location(
     bound: &[Ipv4Addr],
     tunnelled: bool,
     interfaces: &[NetworkInterface],
     default_route: Option<&str>,
-) -> Ipv4Addr {
+) -> Option<Ipv4Addr> {
     let concrete = bound
         .iter()
         .find(|a| !a.is_loopback() && !a.is_unspecified());
     if let Some(address) = concrete {
-        return *address;
+        return Some(*address);
     }
     if bound.iter().all(Ipv4Addr::is_loopback) && !tunnelled {
-        return Ipv4Addr::LOCALHOST;
+        return None;
     }
-    routable(interfaces, default_route).unwrap_or(Ipv4Addr::LOCALHOST)
+    routable(interfaces, default_route)
 }
 
 fn routable(interfaces: &[NetworkInterface], default_route: Option<&str>) -> Option<Ipv4Addr> {
@@ -120,6 +122,15 @@ fn is_private_to_host(name: &str) -> bool {
         || name.starts_with("zt")
 }
 
+/// This machine's name; loopback if it has none.
+#[must_use]
+pub fn host_name() -> String {
+    nix::unistd::gethostname()
+        .ok()
+        .and_then(|name| name.into_string().ok())
+        .unwrap_or_else(|| Ipv4Addr::LOCALHOST.to_string())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -147,14 +158,14 @@ mod tests {
     fn the_interface_of_the_default_route_is_preferred() {
         let all = [Ipv4Addr::UNSPECIFIED];
         let choose = |route| location(&all, false, &machine(), route);
-        assert_eq!(choose(Some("eth0")), Ipv4Addr::new(10, 0, 0, 7));
-        assert_eq!(choose(Some("wlan0")), Ipv4Addr::new(192, 168, 1, 20));
+        assert_eq!(choose(Some("eth0")), Some(Ipv4Addr::new(10, 0, 0, 7)));
+        assert_eq!(choose(Some("wlan0")), Some(Ipv4Addr::new(192, 168, 1, 20)));
         assert_eq!(
             choose(Some("wg0")),
-            Ipv4Addr::new(192, 168, 1, 20),
+            Some(Ipv4Addr::new(192, 168, 1, 20)),
             "no tunnel"
         );
-        assert_eq!(choose(None), Ipv4Addr::new(192, 168, 1, 20));
+        assert_eq!(choose(None), Some(Ipv4Addr::new(192, 168, 1, 20)));
     }
 
     #[test]
@@ -162,11 +173,11 @@ mod tests {
         let few = &machine()[..3];
         assert_eq!(
             location(&[Ipv4Addr::UNSPECIFIED], false, few, None),
-            Ipv4Addr::new(169, 254, 3, 4)
+            Some(Ipv4Addr::new(169, 254, 3, 4))
         );
         assert_eq!(
             location(&[Ipv4Addr::UNSPECIFIED], false, &few[..2], None),
-            Ipv4Addr::LOCALHOST
+            None
         );
     }
 
@@ -174,15 +185,15 @@ mod tests {
     fn what_is_bound_decides_first() {
         let concrete = Ipv4Addr::new(192, 168, 1, 20);
         let bound = [Ipv4Addr::LOCALHOST, concrete];
-        assert_eq!(location(&bound, false, &machine(), Some("eth0")), concrete);
-        let local = [Ipv4Addr::LOCALHOST];
         assert_eq!(
-            location(&local, false, &machine(), Some("eth0")),
-            Ipv4Addr::LOCALHOST
+            location(&bound, false, &machine(), Some("eth0")),
+            Some(concrete)
         );
+        let local = [Ipv4Addr::LOCALHOST];
+        assert_eq!(location(&local, false, &machine(), Some("eth0")), None);
         assert_eq!(
             location(&local, true, &machine(), Some("eth0")),
-            Ipv4Addr::new(10, 0, 0, 7)
+            Some(Ipv4Addr::new(10, 0, 0, 7))
         );
     }
 

@@ -102,7 +102,8 @@ impl ConnectionFiles {
             let location = settings.location.clone().unwrap_or_else(|| {
                 let tunnelled = !side.ssh.is_empty();
                 let route = route.as_deref();
-                address::location(&side.addresses, tunnelled, &interfaces, route).to_string()
+                address::location(&side.addresses, tunnelled, &interfaces, route)
+                    .map_or_else(address::host_name, |address| address.to_string())
             });
             let mut content = Map::new();
             content.insert("ssh".to_owned(), json!(side.ssh));
@@ -422,7 +423,7 @@ mod tests {
         let engine = read(&settings.engine.file).unwrap().unwrap();
         assert!(engine["broadcast"].is_array());
         assert_eq!(engine["interface"], "tcp://127.0.0.1");
-        assert_eq!(engine["location"], "127.0.0.1");
+        assert_eq!(engine["location"], address::host_name());
         assert_eq!(engine["curve_serverkey"], Value::Null);
     }
 

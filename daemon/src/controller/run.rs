@@ -17,7 +17,6 @@ use piparallel_core::scheduler;
 use piparallel_core::task_db::{DbError, DbReply, Ticket};
 use piparallel_core::wire::sign::Signer;
 use tokio::sync::mpsc;
-use tokio::task::LocalSet;
 use tokio::time::{Instant as TokioInstant, sleep, sleep_until};
 
 use super::bind::Bound;
@@ -67,22 +66,11 @@ struct Loop {
 }
 
 /// Runs a controller on bound sockets until `shutdown`, or until a client asks for the end. `ready` is
-/// called when peers are served.
+/// called when peers are served. Must run on a `LocalRuntime`.
 ///
 /// # Errors
 /// The database cannot be opened, the saved engines cannot be read, or a socket cannot be served.
 pub async fn run(
-    settings: ControllerSettings,
-    bound: Bound,
-    ready: impl FnOnce(),
-    shutdown: impl Future<Output = ()>,
-) -> anyhow::Result<()> {
-    LocalSet::new()
-        .run_until(serve(settings, bound, ready, shutdown))
-        .await
-}
-
-async fn serve(
     settings: ControllerSettings,
     bound: Bound,
     ready: impl FnOnce(),
