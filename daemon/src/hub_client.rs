@@ -1,14 +1,20 @@
 //! Asks a hub, as a client does: a signed request on `registration`, one reply.
 
+use std::io::IoSlice;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context as _, bail};
 use bytes::Bytes;
+use piparallel_core::channel::SocketType;
+use piparallel_core::limits::MESSAGE_BYTES_MAX;
 use piparallel_core::wire::date;
 use piparallel_core::wire::header::Header;
 use piparallel_core::wire::message::{DELIMITER, Message};
 use piparallel_core::wire::sign::Signer;
+use piparallel_core::wire::zmtp::{self, Mechanism, Outbox, PublicKey, ReadPool, SecretKey};
 use serde_json::{Map, Value, json};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
 use zeromq::{DealerSocket, Socket as _, SocketRecv as _, SocketSend as _, ZmqMessage};
 
 use crate::controller::claim::registration_address;
@@ -25,6 +31,7 @@ pub struct HubClient {
 }
 
 enum Link {
+    Encrypted(Box<EncryptedLink>),
     Plain(DealerSocket),
 }
 
@@ -38,7 +45,14 @@ impl HubClient {
         let address = registration_address(file)
             .context("the connection file names no address that can be used (is it damaged?)")?;
         let link = match text("curve_serverkey") {
-            Some(serverkey) => connect_encrypted(&address.to_string(), serverkey).await?,
+            Some(serverkey) => {
+                let endpoint = address.to_string();
+                let connect = EncryptedLink::connect(&endpoint, serverkey);
+                let link = tokio::time::timeout(REPLY_TIMEOUT, connect)
+                    .await
+                    .with_context(|| format!("the controller at {address} does not answer"))??;
+                Link::Encrypted(Box::new(link))
+            }
             None => {
                 let mut socket = DealerSocket::new();
                 let endpoint = format!("tcp://{address}");
@@ -50,8 +64,7 @@ impl HubClient {
             }
         };
         let mut random = [0; 8];
-        getrandom::fill(&mut random)
-            .map_err(|e| anyhow::anyhow!("the system gives no random bytes: {e}"))?;
+        getrandom::fill(&mut random).context("the system gives no random bytes")?;
         Ok(Self {
             link,
             signer: Signer::new(text("key").unwrap_or_default().as_bytes()),
@@ -127,15 +140,92 @@ impl HubClient {
     }
 }
 
-/// Connects to a pool that is encrypted, with a key pair made for this connection.
-#[expect(clippy::unused_async, reason = "the encrypted link is not there yet")]
-async fn connect_encrypted(address: &str, _serverkey: &str) -> anyhow::Result<Link> {
-    bail!("the controller at {address} is encrypted, which this command does not speak yet")
+/// A connection of our own ZMTP: the `zeromq` crate has no CURVE.
+struct EncryptedLink {
+    stream: TcpStream,
+    link: zmtp::Link,
+    outbox: Outbox,
+    pool: ReadPool,
+}
+
+impl EncryptedLink {
+    /// Connects with a key pair made for this connection.
+    async fn connect(address: &str, serverkey: &str) -> anyhow::Result<Self> {
+        let server = PublicKey::from_z85(serverkey)
+            .context("curve_serverkey of the connection file is no CURVE key (is it damaged?)")?;
+        let mut entropy = [0; _];
+        let mut secret = [0; 32];
+        getrandom::fill(&mut entropy).context("the system gives no random bytes")?;
+        getrandom::fill(&mut secret).context("the system gives no random bytes")?;
+        let config = zmtp::Config {
+            socket_type: SocketType::Dealer,
+            identity: Bytes::new(),
+            mechanism: Mechanism::CurveClient {
+                secret: SecretKey::new(secret),
+                server,
+            },
+            message_bytes_max: MESSAGE_BYTES_MAX,
+        };
+        let mut outbox = Outbox::new();
+        let link = zmtp::Link::new(config, &entropy, &mut outbox);
+        let stream = TcpStream::connect(address)
+            .await
+            .with_context(|| format!("cannot connect to the controller at {address}"))?;
+        let mut this = Self {
+            stream,
+            link,
+            outbox,
+            pool: ReadPool::default(),
+        };
+        while !matches!(this.event().await?, zmtp::Event::Ready { .. }) {}
+        Ok(this)
+    }
+
+    /// Writes what waits and reads until something happens.
+    async fn event(&mut self) -> anyhow::Result<zmtp::Event> {
+        loop {
+            while !self.outbox.is_empty() {
+                let written = {
+                    let mut slices = [IoSlice::new(&[]); 16];
+                    let count = self.outbox.fill_slices(&mut slices);
+                    self.stream.write_vectored(&slices[..count]).await?
+                };
+                self.outbox.advance(written);
+            }
+            let event = self.link.poll_event(&mut self.outbox);
+            if let Some(event) = event.context("the controller refused the encrypted connection")? {
+                return Ok(event);
+            }
+            if self.outbox.is_empty()
+                && self
+                    .stream
+                    .read_buf(&mut self.link.space(&mut self.pool))
+                    .await?
+                    == 0
+            {
+                bail!(
+                    "the controller closed the connection (does the file belong to another controller?)"
+                );
+            }
+        }
+    }
+
+    async fn recv(&mut self) -> anyhow::Result<Vec<Bytes>> {
+        loop {
+            if let zmtp::Event::Message(frames) = self.event().await? {
+                return Ok(frames);
+            }
+        }
+    }
 }
 
 impl Link {
     async fn send(&mut self, frames: Vec<Bytes>) -> anyhow::Result<()> {
         match self {
+            Self::Encrypted(link) => {
+                link.link.encode(&frames, &mut link.outbox);
+                Ok(())
+            }
             Self::Plain(socket) => {
                 let message = ZmqMessage::try_from(frames)
                     .map_err(|e| anyhow::anyhow!("a request without frames: {e}"))?;
@@ -146,6 +236,7 @@ impl Link {
 
     async fn recv(&mut self) -> anyhow::Result<Vec<Bytes>> {
         match self {
+            Self::Encrypted(link) => link.recv().await,
             Self::Plain(socket) => {
                 let message = socket.recv().await.context("the controller is gone")?;
                 Ok(message.into_vec())

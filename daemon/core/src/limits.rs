@@ -102,8 +102,9 @@ pub const SHUTDOWN_PAUSE: Duration = Duration::from_millis(200);
 pub const CONNECT_PATIENCE: Duration = Duration::from_secs(2);
 
 /// Bytes of load-balanced tasks that wait or run. Beyond it a new task is refused with an error, so
-/// that a client which submits without end meets a bound before the machine does.
-pub const WAITING_BYTES_MAX: usize = 256 << 20;
+/// that a client which submits without end meets a bound before the machine does. The transport stops
+/// reading a client's large tasks well before.
+pub const WAITING_BYTES_MAX: usize = 512 << 20;
 
 /// Records that the database on disk keeps unless told otherwise.
 pub const DISK_RECORDS: u64 = 100_000;

@@ -12,7 +12,9 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use anyhow::Context as _;
 use piparallel_core::channel::{Channel, Side};
 use piparallel_core::clock::Now;
-use piparallel_core::controller::{Command, Config, Controller, DaskAddress, DatabaseKind, Event};
+use piparallel_core::controller::{
+    Command, Config, Controller, DaskAddress, DatabaseKind, Event, ShellStatus,
+};
 use piparallel_core::scheduler;
 use piparallel_core::task_db::{DbError, DbReply, Ticket};
 use piparallel_core::wire::sign::Signer;
@@ -91,6 +93,7 @@ pub async fn run(
         dask_results,
         ended: false,
     };
+    this.machine.set_shell_status(this.outside.status());
     ready();
     let mut shutdown = pin!(shutdown);
     let mut batch = Vec::new();
@@ -114,6 +117,32 @@ pub async fn run(
     Ok(())
 }
 
+impl Outside {
+    fn status(&self) -> ShellStatus {
+        let totals = self.transport.totals();
+        ShellStatus {
+            pid: std::process::id(),
+            memory_bytes: resident_bytes(),
+            lost_output: totals.lost_messages,
+            refused_connections: totals.refused,
+            disk: self.store.as_ref().map(Store::status).unwrap_or_default(),
+        }
+    }
+}
+
+/// Resident memory of this process, 0 where it cannot be read.
+fn resident_bytes() -> u64 {
+    let statm = std::fs::read_to_string("/proc/self/statm").unwrap_or_default();
+    let pages = statm.split(' ').nth(1).and_then(|pages| pages.parse().ok());
+    let page = nix::unistd::sysconf(nix::unistd::SysconfVar::PAGE_SIZE);
+    pages.unwrap_or(0)
+        * page
+            .ok()
+            .flatten()
+            .and_then(|size| u64::try_from(size).ok())
+            .unwrap_or(4096)
+}
+
 impl Loop {
     fn now(&self) -> Now {
         let unix = SystemTime::now()
@@ -129,7 +158,10 @@ impl Loop {
         let now = self.now();
         match input {
             Input::Stop => self.ended = true,
-            Input::Timeout => self.machine.handle_timeout(now),
+            Input::Timeout => {
+                self.machine.set_shell_status(self.outside.status());
+                self.machine.handle_timeout(now);
+            }
             Input::Store(ticket, reply) => self
                 .machine
                 .handle_event(now, Event::DbReply { ticket, reply }),
@@ -295,23 +327,6 @@ fn start_store(
     Ok(Some(store))
 }
 
-/// Both sides may have their own key pair; `registration` serves both.
-fn security(settings: &ControllerSettings, channel: Channel) -> Security {
-    match &settings.curve {
-        None => Security::Null,
-        Some(curve) => {
-            let pair = if channel.side() == Side::Engine {
-                &curve.engine
-            } else {
-                &curve.client
-            };
-            Security::Curve {
-                secret: pair.secret.clone(),
-            }
-        }
-    }
-}
-
 fn start_transport(settings: &ControllerSettings, bound: Bound) -> anyhow::Result<Transport> {
     let transport = Transport::new(TransportLimits::default());
     for (channel, listener) in bound.listeners {
@@ -319,7 +334,28 @@ fn start_transport(settings: &ControllerSettings, bound: Bound) -> anyhow::Resul
             .listen(channel, listener, security(settings, channel))
             .with_context(|| format!("cannot serve {}", channel.name()))?;
     }
+    if let Some(curve) = &settings.curve
+        && let Some(keys) = &curve.engine_keys
+    {
+        let keys = keys.iter().copied().collect();
+        transport.set_allowed_keys(curve.engine.public, Some(keys));
+    }
     Ok(transport)
+}
+
+/// Both sides may have their own key pair; `registration` serves both.
+fn security(settings: &ControllerSettings, channel: Channel) -> Security {
+    let Some(curve) = &settings.curve else {
+        return Security::Null;
+    };
+    let (client, engine) = (&curve.client.secret, &curve.engine.secret);
+    let secrets = match channel.side() {
+        Side::Client => vec![client.clone()],
+        Side::Engine => vec![engine.clone()],
+        Side::Both if client == engine => vec![client.clone()],
+        Side::Both => vec![client.clone(), engine.clone()],
+    };
+    Security::Curve { secrets }
 }
 
 async fn pool_python(known: Option<PathBuf>) -> anyhow::Result<PathBuf> {

@@ -287,14 +287,16 @@ fn curve(options: &Options<'_>) -> anyhow::Result<Option<CurveSettings>> {
     if public.is_some_and(|public| public != client.public.to_string()) {
         bail!("the public CURVE key does not belong to the secret one (set the secret one alone)");
     }
-    let engine = match options.key("Piparallel", "engine_curve_secretkey")? {
-        Some(secret) => CurveKeyPair::from_secret_z85(&secret)
-            .context("Piparallel.engine_curve_secretkey is not usable")?,
-        None => client.clone(),
-    };
     let allowed = options
         .0
         .read("Piparallel", "engine_curve_allowed", Value::as_texts)?;
+    let engine = match options.key("Piparallel", "engine_curve_secretkey")? {
+        Some(secret) => CurveKeyPair::from_secret_z85(&secret)
+            .context("Piparallel.engine_curve_secretkey is not usable")?,
+        // Who may come as an engine is told by the key that it knows, so clients need another.
+        None if allowed.is_some() => CurveKeyPair::generate()?,
+        None => client.clone(),
+    };
     let engine_keys = allowed
         .map(|keys| keys.iter().map(|k| public_key(k)).collect())
         .transpose()

@@ -87,11 +87,11 @@ impl Connection {
     /// Whether memory allows to read on; if not, `reader` is woken when it does.
     fn may_read(&self, reader: &Waker) -> bool {
         if let Some(credit) = &self.peer.credit
-            && credit.in_flight() >= self.shared.limits.in_flight_max
+            && credit.in_flight() >= self.shared.limits.in_flight(self.peer.channel)
         {
             credit.wait(reader);
             // Bytes may have come back before the waker was in place.
-            if credit.in_flight() >= self.shared.limits.in_flight_max {
+            if credit.in_flight() >= self.shared.limits.in_flight(self.peer.channel) {
                 return false;
             }
         }
@@ -128,8 +128,9 @@ impl Connection {
         let refused = |error| End::Refused(Refusal::Protocol(error));
         while let Some(event) = link.poll_event(outbox).map_err(refused)? {
             let event = match event {
-                zmtp::Event::Authorize(key) => {
-                    let allowed = self.shared.is_allowed(self.peer.channel, &key);
+                zmtp::Event::Authorize { client, server } => {
+                    let allowed = self.shared.is_allowed(&server, &client);
+                    self.peer.set_server_key(server);
                     link.authorize(allowed, outbox).map_err(refused)?
                 }
                 other => Some(other),
@@ -194,7 +195,7 @@ impl Connection {
             }
             zmtp::Event::Unsubscribe(prefix) => self.peer.unsubscribe(&prefix),
             zmtp::Event::Pong => self.shared.push_event(Event::Alive { peer }),
-            zmtp::Event::Authorize(_) => {}
+            zmtp::Event::Authorize { .. } => {}
         }
         Ok(())
     }

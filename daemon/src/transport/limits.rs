@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use piparallel_core::channel::Channel;
 use piparallel_core::limits;
 
 /// Events that may wait for the router before connections are read no further: some hundred reads.
@@ -30,6 +31,8 @@ pub struct TransportLimits {
     pub message_bytes_max: usize,
     /// Bytes of large frames that came from one client and are not passed on yet.
     pub in_flight_max: usize,
+    /// The same on the task channel, where they also stay while a task waits or runs.
+    pub tasks_in_flight_max: usize,
     /// Bytes that wait for one peer.
     pub queue_max: usize,
     /// How long a client above `queue_max` may take nothing at all.
@@ -46,9 +49,21 @@ impl Default for TransportLimits {
             connections_max: 16_384,
             message_bytes_max: limits::MESSAGE_BYTES_MAX,
             in_flight_max: 64 << 20,
+            tasks_in_flight_max: 192 << 20,
             queue_max: 64 << 20,
             stall: Duration::from_secs(1),
             total_max: 256 << 20,
+        }
+    }
+}
+
+impl TransportLimits {
+    /// What one client may have in flight on a channel.
+    pub(super) fn in_flight(&self, channel: Channel) -> usize {
+        if channel == Channel::TaskClient {
+            self.tasks_in_flight_max
+        } else {
+            self.in_flight_max
         }
     }
 }

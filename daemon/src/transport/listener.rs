@@ -102,10 +102,10 @@ fn admit(
     let mut entropy = [0; _];
     let mechanism = match security {
         Security::Null => Mechanism::Null,
-        Security::Curve { secret } => {
+        Security::Curve { secrets } => {
             getrandom::fill(&mut entropy).map_err(|error| io::Error::other(error.to_string()))?;
             Mechanism::CurveServer {
-                secret: secret.clone(),
+                secrets: secrets.clone(),
             }
         }
     };

@@ -15,7 +15,7 @@
 //! | handshake | `handshake` | the connection is closed |
 //! | half-open | `half_open_max` | the oldest makes place if it had a second, else no more are accepted |
 //! | places | `connections_max` | a further connection to that channel is closed |
-//! | in flight | `in_flight_max` | a client is not read until its large frames have been passed on; one message of any size always passes |
+//! | in flight | `in_flight_max`, `tasks_in_flight_max` | a client is not read until its large frames have been passed on; one message of any size always passes |
 //! | congestion | `queue_max` | [`Event::Congested`]: the router sends this peer no more until [`Event::Drained`], at half of it; a message on an empty queue may have any size |
 //! | oldest first | `queue_max` | a subscriber loses the oldest output, whole messages, and the log says how many |
 //! | stall | `stall` | a client above `queue_max` that takes nothing for this long is closed |
@@ -62,9 +62,9 @@ use self::shared::Shared;
 pub enum Security {
     /// Not at all.
     Null,
-    /// CURVE, with the key pair that connection files name. See also
-    /// [`Transport::set_allowed_keys`].
-    Curve { secret: SecretKey },
+    /// CURVE, with the key pair that connection files name, or several if clients and engines know
+    /// different ones. See also [`Transport::set_allowed_keys`].
+    Curve { secrets: Vec<SecretKey> },
 }
 
 /// What happened on the connections.
@@ -150,10 +150,10 @@ impl Transport {
         listener::spawn(&self.shared, channel, listener, security)
     }
 
-    /// Limits the CURVE clients of a channel to these keys, or lets all in. Connections with other
-    /// keys are closed.
-    pub fn set_allowed_keys(&self, channel: Channel, keys: Option<BTreeSet<PublicKey>>) {
-        self.shared.set_allowed_keys(channel, keys);
+    /// Limits those that know one of our keys, on any channel, to these keys of theirs, or lets all in.
+    /// Connections with other keys are closed.
+    pub fn set_allowed_keys(&self, server: PublicKey, keys: Option<BTreeSet<PublicKey>>) {
+        self.shared.set_allowed_keys(server, keys);
     }
 
     /// Waits until something happened, and appends all that did. Nothing is lost if the future is

@@ -41,6 +41,8 @@ pub(super) struct Peer {
     io: RefCell<(Link, Outbox)>,
     topics: RefCell<Vec<Bytes>>,
     curve_key: Cell<Option<PublicKey>>,
+    /// The key of ours that it knows.
+    server_key: Cell<Option<PublicKey>>,
     /// Whether the next flush writes for it.
     dirty: Cell<bool>,
     /// Whether its task writes, because the socket was full.
@@ -71,6 +73,7 @@ impl Peer {
             io: RefCell::new((link, outbox)),
             topics: RefCell::default(),
             curve_key: Cell::new(None),
+            server_key: Cell::new(None),
             dirty: Cell::new(false),
             blocked: Cell::new(false),
             congested: Cell::new(false),
@@ -164,6 +167,14 @@ impl Peer {
 
     pub(super) fn set_curve_key(&self, key: Option<PublicKey>) {
         self.curve_key.set(key);
+    }
+
+    pub(super) fn set_server_key(&self, key: PublicKey) {
+        self.server_key.set(Some(key));
+    }
+
+    pub(super) fn server_key(&self) -> Option<PublicKey> {
+        self.server_key.get()
     }
 
     pub(super) fn curve_key(&self) -> Option<PublicKey> {

@@ -33,7 +33,8 @@ pub(super) struct Shared {
     dirty: RefCell<Vec<Rc<Peer>>>,
     half_open: RefCell<BTreeMap<PeerId, (Instant, Rc<Peer>)>>,
     places: RefCell<BTreeMap<Channel, usize>>,
-    allowed: RefCell<BTreeMap<Channel, BTreeSet<PublicKey>>>,
+    /// By the server key that these clients know.
+    allowed: RefCell<BTreeMap<PublicKey, BTreeSet<PublicKey>>>,
     refusals: RefCell<RefusalLog>,
     listeners: RefCell<Vec<AbortHandle>>,
     last_id: Cell<u64>,
@@ -251,22 +252,24 @@ impl Shared {
         self.peers.borrow().get(&id).cloned()
     }
 
-    pub(super) fn is_allowed(&self, channel: Channel, key: &PublicKey) -> bool {
+    pub(super) fn is_allowed(&self, server: &PublicKey, client: &PublicKey) -> bool {
         let allowed = self.allowed.borrow();
-        allowed.get(&channel).is_none_or(|keys| keys.contains(key))
+        allowed.get(server).is_none_or(|keys| keys.contains(client))
     }
 
-    pub(super) fn set_allowed_keys(&self, channel: Channel, keys: Option<BTreeSet<PublicKey>>) {
+    pub(super) fn set_allowed_keys(&self, server: PublicKey, keys: Option<BTreeSet<PublicKey>>) {
         if let Some(keys) = &keys {
             for peer in self.peers.borrow().values() {
-                if peer.channel == channel && peer.curve_key().is_some_and(|k| !keys.contains(&k)) {
+                if peer.server_key() == Some(server)
+                    && peer.curve_key().is_some_and(|k| !keys.contains(&k))
+                {
                     peer.close("its CURVE key is no longer allowed".to_owned());
                 }
             }
         }
         match keys {
-            Some(keys) => self.allowed.borrow_mut().insert(channel, keys),
-            None => self.allowed.borrow_mut().remove(&channel),
+            Some(keys) => self.allowed.borrow_mut().insert(server, keys),
+            None => self.allowed.borrow_mut().remove(&server),
         };
     }
 

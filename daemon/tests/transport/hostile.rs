@@ -38,7 +38,12 @@ fn whoever_sends_nonsense_is_closed() {
         let mut lab = Lab::new(TransportLimits::default());
         let null = lab.listen(Channel::MuxClient, Security::Null);
         let secret = SecretKey::new([1; 32]);
-        let curve = lab.listen(Channel::MuxEngine, Security::Curve { secret });
+        let curve = lab.listen(
+            Channel::MuxEngine,
+            Security::Curve {
+                secrets: vec![secret],
+            },
+        );
         let mut claim = handshake();
         claim.push(2);
         claim.extend_from_slice(&(1_u64 << 40).to_be_bytes());

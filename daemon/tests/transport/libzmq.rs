@@ -17,7 +17,9 @@ fn key() -> SecretKey {
 }
 
 fn curve() -> Security {
-    Security::Curve { secret: key() }
+    Security::Curve {
+        secrets: vec![key()],
+    }
 }
 
 async fn echoes(kind: &str, security: Security, server: Option<&str>) {
@@ -184,7 +186,7 @@ fn only_allowed_keys_come_in_and_a_revoked_one_leaves() {
         let server = key().public().to_z85();
         let node = SecretKey::new([5; 32]);
         lab.transport
-            .set_allowed_keys(channel, Some(BTreeSet::from([node.public()])));
+            .set_allowed_keys(key().public(), Some(BTreeSet::from([node.public()])));
         let Some(mut stranger) = Peer::start(&["handshake", &port, &server]) else {
             return;
         };
@@ -203,7 +205,7 @@ fn only_allowed_keys_come_in_and_a_revoked_one_leaves() {
             .await;
         assert_eq!(proven, node.public());
         lab.transport
-            .set_allowed_keys(channel, Some(BTreeSet::new()));
+            .set_allowed_keys(key().public(), Some(BTreeSet::new()));
         let reason = lab
             .until("its end", |event| match event {
                 Event::Disconnected { reason, .. } => Some(reason.clone()),

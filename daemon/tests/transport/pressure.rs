@@ -17,7 +17,12 @@ fn a_message_of_100_mb_passes_and_its_memory_comes_back() {
         let secret = SecretKey::new([1; 32]);
         let server = secret.public().to_z85();
         let null = lab.listen(Channel::MuxClient, Security::Null);
-        let curve = lab.listen(Channel::TaskClient, Security::Curve { secret });
+        let curve = lab.listen(
+            Channel::TaskClient,
+            Security::Curve {
+                secrets: vec![secret],
+            },
+        );
         let before = resident_bytes();
         let (null, curve) = (null.port().to_string(), curve.port().to_string());
         for arguments in [

@@ -51,7 +51,7 @@ mod tracker;
 pub use compose::ErrorContent;
 pub use event::{Command, DaskAddress, Event};
 pub use records::DatabaseKind;
-pub use status::{DatabaseStatus, EngineStatus, StatusSnapshot, TaskTotals};
+pub use status::{DatabaseStatus, EngineStatus, ShellStatus, StatusSnapshot, TaskTotals};
 
 use complaints::Complaints;
 use compose::Composer;
@@ -111,6 +111,7 @@ pub struct Controller {
     waiting_bytes: usize,
     dask: BTreeMap<Ticket, queries::Asker>,
     messages: u64,
+    shell_status: ShellStatus,
 }
 
 /// The parts of a header that outlive the message.
@@ -169,6 +170,7 @@ impl Controller {
             waiting_bytes: 0,
             dask: BTreeMap::new(),
             messages: 0,
+            shell_status: ShellStatus::default(),
             config,
         };
         if let Some(text) = controller.config.restored_engines.take() {

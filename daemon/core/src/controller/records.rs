@@ -12,7 +12,7 @@ use crate::ids::{EngineUuid, MsgId};
 use crate::task_db::memory::{MemoryDb, MemoryLimits};
 use crate::task_db::output::Output;
 use crate::task_db::record::{Queue, Reply, TaskRecord};
-use crate::task_db::{DbOp, DbStatus, TaskDb, Ticket};
+use crate::task_db::{DbOp, TaskDb, Ticket};
 use crate::wire::header::Header;
 use crate::wire::message::Message;
 
@@ -33,8 +33,6 @@ pub(super) struct Database {
     pub(super) tickets: u64,
     /// The session of the latest request, shared by the records of one client.
     last_client: Arc<str>,
-    /// Of the database on disk, as the shell last told.
-    pub(super) disk_status: DbStatus,
 }
 
 impl Database {
@@ -49,7 +47,6 @@ impl Database {
             waiting: BTreeMap::new(),
             tickets: 0,
             last_client: Arc::from(""),
-            disk_status: DbStatus::default(),
         }
     }
 

@@ -6,7 +6,7 @@ use super::Controller;
 use crate::channel::Channel;
 use crate::clock::Now;
 use crate::ids::{EngineId, EngineUuid};
-use crate::task_db::TaskDb;
+use crate::task_db::{DbStatus, TaskDb};
 
 /// One moment of a controller. What only the shell knows, it fills in.
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
@@ -15,8 +15,11 @@ pub struct StatusSnapshot {
     pub status: String,
     /// Of the controller program.
     pub version: String,
+    pub pid: u32,
     /// Seconds since its start.
     pub uptime_s: f64,
+    /// Resident memory.
+    pub memory_bytes: u64,
     pub scheme: String,
     pub engines: Vec<EngineStatus>,
     /// Engines that wait for their first heartbeat.
@@ -29,6 +32,24 @@ pub struct StatusSnapshot {
     pub messages: u64,
     /// Messages refused so far: unreadable, wrongly signed, for unknown engines.
     pub refused: u64,
+    /// Connections refused so far.
+    pub refused_connections: u64,
+    /// Messages that slow subscribers of output lost so far.
+    pub lost_output: u64,
+}
+
+/// The part of a snapshot that only the shell knows.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ShellStatus {
+    pub pid: u32,
+    /// Resident memory of the process.
+    pub memory_bytes: u64,
+    /// Messages that slow subscribers lost.
+    pub lost_output: u64,
+    /// Connections that were refused.
+    pub refused_connections: u64,
+    /// Of the database on disk.
+    pub disk: DbStatus,
 }
 
 /// One engine.
@@ -78,11 +99,18 @@ pub struct DatabaseStatus {
 }
 
 impl Controller {
+    /// What only the shell knows; it tells so now and then.
+    pub fn set_shell_status(&mut self, status: ShellStatus) {
+        self.shell_status = status;
+    }
+
     pub(super) fn status(&self, now: Now) -> StatusSnapshot {
         StatusSnapshot {
             status: "ok".into(),
             version: env!("CARGO_PKG_VERSION").into(),
+            pid: self.shell_status.pid,
             uptime_s: now.monotonic.as_secs_f64(),
+            memory_bytes: self.shell_status.memory_bytes,
             scheme: self.config.scheduler.scheme.name().into(),
             engines: self
                 .engines
@@ -101,6 +129,8 @@ impl Controller {
             database: self.database_status(),
             messages: self.messages,
             refused: self.complaints.total(),
+            refused_connections: self.shell_status.refused_connections,
+            lost_output: self.shell_status.lost_output,
         }
     }
 
@@ -142,7 +172,7 @@ impl Controller {
     fn database_status(&self) -> DatabaseStatus {
         let (kind, status) = match &self.database.tasks {
             TaskDb::Memory(db) => ("memory", db.status()),
-            TaskDb::Disk => ("sqlite", self.database.disk_status.clone()),
+            TaskDb::Disk => ("sqlite", self.shell_status.disk.clone()),
             TaskDb::Nothing => ("none", Default::default()),
         };
         DatabaseStatus {

@@ -97,7 +97,7 @@ impl Controller {
         now: Now,
         client: Bytes,
         request: &RequestHeader,
-        message: Message,
+        mut message: Message,
     ) -> Result<(), ErrorContent> {
         let msg_id = &request.msg_id;
         self.admit(msg_id)?;
@@ -120,6 +120,7 @@ impl Controller {
         self.record_submit(now, msg_id, Queue::Task, None, &message);
         self.waiting_bytes += message.size();
         let metadata = message.metadata().clone();
+        message.detach();
         let payload = TaskJob { client, message };
         let taken = match Requirements::parse(&metadata) {
             Ok(requirements) => self.scheduler.handle_task(

@@ -9,6 +9,8 @@
 use bytes::Bytes;
 use thiserror::Error;
 
+use super::zmtp::detach;
+
 /// The frame between routing ids and the signed message.
 pub const DELIMITER: &[u8] = b"<IDS|MSG>";
 
@@ -101,6 +103,12 @@ impl Message {
     #[must_use]
     pub fn into_frames(self) -> Vec<Bytes> {
         self.frames
+    }
+
+    /// Gives small frames memory of their own. For whoever keeps a message: the read buffer that
+    /// they came in is shared with other traffic and would stay as long.
+    pub fn detach(&mut self) {
+        detach(&mut self.frames);
     }
 
     /// Bytes in all frames.

@@ -73,8 +73,8 @@ pub struct Config {
 pub enum Mechanism {
     /// Not at all.
     Null,
-    /// We have the key that clients know.
-    CurveServer { secret: SecretKey },
+    /// We have a key that clients know: one of these, if different clients know different ones.
+    CurveServer { secrets: Vec<SecretKey> },
     /// We know the server's key.
     CurveClient {
         secret: SecretKey,
@@ -94,8 +94,12 @@ impl Mechanism {
 /// What happened on the connection.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Event {
-    /// A CURVE client proved this key; it waits for [`Link::authorize`].
-    Authorize(PublicKey),
+    /// A CURVE client proved its key to the server that it knows by `server`; it waits for
+    /// [`Link::authorize`].
+    Authorize {
+        client: PublicKey,
+        server: PublicKey,
+    },
     /// The handshake is done.
     Ready {
         socket_type: SocketType,
@@ -312,8 +316,8 @@ impl Link {
                 out.end_message();
                 State::Ready
             }
-            Mechanism::CurveServer { secret } => {
-                State::Server(Box::new(Server::new(secret, &entropy)), metadata)
+            Mechanism::CurveServer { secrets } => {
+                State::Server(Box::new(Server::new(secrets, &entropy)), metadata)
             }
             Mechanism::CurveClient { secret, server } => {
                 let client = Client::new(secret, server, &entropy, out)?;
@@ -335,14 +339,17 @@ impl Link {
                     self.state = State::Server(server, metadata);
                     return Ok(None);
                 };
-                let key = initiated.key;
+                let (key, server_key) = (initiated.key, initiated.server);
                 self.state = State::Deciding(Box::new(Deciding {
                     server: *server,
                     metadata,
                     key,
                     peer: Metadata::parse(&initiated.metadata, self.socket_type)?,
                 }));
-                Ok(Some(Event::Authorize(key)))
+                Ok(Some(Event::Authorize {
+                    client: key,
+                    server: server_key,
+                }))
             }
             State::Client(mut client, metadata) => {
                 let Some((theirs, session)) = client.handle_command(body, &metadata, out)? else {

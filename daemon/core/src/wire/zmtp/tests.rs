@@ -48,7 +48,7 @@ impl End {
             space.put_slice(&bytes[..n]);
             bytes = &bytes[n..];
             while let Some(event) = self.link.poll_event(&mut self.out)? {
-                if let Event::Authorize(_) = event {
+                if let Event::Authorize { .. } = event {
                     let next = self.link.authorize(self.allowed, &mut self.out)?;
                     self.events.push(event);
                     self.events.extend(next);
@@ -120,7 +120,7 @@ fn curve_ends() -> (End, End) {
         server: server_key().public(),
     };
     let server = Mechanism::CurveServer {
-        secret: server_key(),
+        secrets: vec![SecretKey::new([8; 32]), server_key()],
     };
     (
         End::new(SocketType::Dealer, "me", client, 1),
@@ -160,7 +160,16 @@ fn a_curve_server_learns_the_key_before_it_lets_the_client_in() {
         identity: Bytes::from("me"),
         curve_key: Some(key),
     };
-    assert_eq!(b.events, [Event::Authorize(key), me]);
+    assert_eq!(
+        b.events,
+        [
+            Event::Authorize {
+                client: key,
+                server: server_key().public()
+            },
+            me
+        ]
+    );
 }
 
 #[test]
@@ -379,7 +388,7 @@ fn a_recorded_handshake_does_not_open_another_connection() {
         a.feed(&to_a).unwrap();
     }
     let server = Mechanism::CurveServer {
-        secret: server_key(),
+        secrets: vec![server_key()],
     };
     let mut again = End::new(SocketType::Router, "hub", server, 3);
     let refused = recorded.iter().try_for_each(|bytes| again.feed(bytes));

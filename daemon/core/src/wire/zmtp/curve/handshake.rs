@@ -14,7 +14,7 @@
 use super::super::command::{expect, put_command};
 use super::super::error::Error;
 use super::super::outbox::Outbox;
-use super::keys::{PublicKey, SecretKey};
+use super::keys::{Nonce, PublicKey, SecretKey};
 use super::session::{Session, long_nonce, short_nonce};
 use super::{ENTROPY, MAC, Shared};
 
@@ -26,7 +26,10 @@ const WEAK_KEY: Error = Error::Handshake("a weak public key");
 
 /// The server's end, until READY is sent.
 pub(in super::super) struct Server {
-    secret: SecretKey,
+    /// The client says by its HELLO which of them it knows.
+    secrets: Vec<SecretKey>,
+    /// The public half of that one.
+    known_as: PublicKey,
     connection: SecretKey,
     connection_public: PublicKey,
     chance: [u8; 16],
@@ -49,18 +52,21 @@ enum ServerStep {
 /// What a server learns at the end.
 pub(in super::super) struct Initiated {
     pub(in super::super) key: PublicKey,
+    /// Which of our keys the client knows.
+    pub(in super::super) server: PublicKey,
     pub(in super::super) metadata: Vec<u8>,
 }
 
 impl Server {
-    pub(in super::super) fn new(secret: SecretKey, entropy: &[u8; ENTROPY]) -> Self {
+    pub(in super::super) fn new(secrets: Vec<SecretKey>, entropy: &[u8; ENTROPY]) -> Self {
         let (connection, chance, cookie_seed) = split_entropy(entropy);
         let mut cookie = [0; COOKIE];
         for part in cookie.chunks_mut(cookie_seed.len()) {
             part.copy_from_slice(&cookie_seed);
         }
         Self {
-            secret,
+            secrets,
+            known_as: PublicKey([0; 32]),
             connection_public: connection.public(),
             connection,
             chance,
@@ -107,17 +113,14 @@ impl Server {
     }
 
     fn handle_hello(&mut self, body: &[u8], out: &mut Outbox) -> Result<(), Error> {
-        let mut hello = expect(body, "HELLO")?.to_vec();
+        let hello = expect(body, "HELLO")?;
         if hello.len() != HELLO || hello[0] != 1 {
             return Err(Error::Malformed("HELLO"));
         }
         let client_connection = PublicKey(array(&hello[74..106]));
         let counter = u64::from_be_bytes(array(&hello[106..114]));
-        let shared = Shared::agree(&client_connection, &self.secret).ok_or(WEAK_KEY)?;
         let nonce = short_nonce(b"CurveZMQHELLO---", counter);
-        shared
-            .open(&nonce, &mut hello[114..])
-            .ok_or(Error::ServerKey)?;
+        let shared = self.known_key(&client_connection, &nonce, &hello[114..])?;
 
         let nonce = long_nonce(b"WELCOME-", &self.chance);
         let mut rest = self.chance.to_vec();
@@ -129,6 +132,23 @@ impl Server {
             counter,
         };
         Ok(())
+    }
+
+    /// Finds the key of ours with which the client sealed its HELLO.
+    fn known_key(
+        &mut self,
+        client_connection: &PublicKey,
+        nonce: &Nonce,
+        sealed: &[u8],
+    ) -> Result<Shared, Error> {
+        for secret in &self.secrets {
+            let shared = Shared::agree(client_connection, secret).ok_or(WEAK_KEY)?;
+            if shared.open(nonce, &mut sealed.to_vec()).is_some() {
+                self.known_as = secret.public();
+                return Ok(shared);
+            }
+        }
+        Err(Error::ServerKey)
     }
 
     fn handle_initiate(
@@ -164,6 +184,7 @@ impl Server {
         };
         Ok(Initiated {
             key,
+            server: self.known_as,
             metadata: metadata.to_vec(),
         })
     }
@@ -181,7 +202,7 @@ impl Server {
         let text = shared
             .open(&nonce, sealed)
             .ok_or(Error::Handshake("the client's key does not vouch for it"))?;
-        if text[..32] != client_connection.0 || text[32..] != self.secret.public().0 {
+        if text[..32] != client_connection.0 || text[32..] != self.known_as.0 {
             return Err(Error::Handshake("the vouch is for another connection"));
         }
         Ok(())
