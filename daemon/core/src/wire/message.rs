@@ -103,6 +103,12 @@ impl Message {
         self.frames
     }
 
+    /// Frames, routing frames and delimiter included.
+    #[must_use]
+    pub fn frame_count(&self) -> usize {
+        self.frames.len()
+    }
+
     /// Bytes in all frames.
     #[must_use]
     pub fn size(&self) -> usize {

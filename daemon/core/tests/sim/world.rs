@@ -681,7 +681,7 @@ impl World {
                 client.ask(&mut self.outside, msg_type, content);
             }
         }
-        let end = self.outside.clock.now() + Duration::from_secs(3);
+        let end = self.outside.clock.now() + Duration::from_secs(10);
         while self.outside.clock.now() < end {
             self.turn();
         }
