@@ -88,6 +88,13 @@ pub const COMPLAINT_INTERVAL: Duration = Duration::from_secs(2);
 /// Engines that one broadcast may name: each costs a signed copy of its header.
 pub const BROADCAST_TARGETS_MAX: usize = 65_536;
 
+/// Requests through mux and broadcast that one engine has not answered. Whoever sends more to an engine
+/// that takes a second for each waits for a day.
+pub const ENGINE_QUEUE_MAX: usize = 65_536;
+
+/// The same over all engines: about 150 MB of bookkeeping.
+pub const DIRECT_REQUESTS_MAX: usize = 524_288;
+
 /// Hub queries that may wait for the task database at the same time. Clients ask one at a time.
 pub const WAITING_QUERIES_MAX: usize = 4096;
 

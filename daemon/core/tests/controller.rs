@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use piparallel_core::channel::Channel;
 use piparallel_core::controller::Event;
+use piparallel_core::limits::ENGINE_QUEUE_MAX;
 use pool::{Pool, config};
 use serde_json::json;
 
@@ -29,7 +30,7 @@ fn an_engine_is_announced_after_its_first_heartbeat() {
     pool.pass(GRACE);
     assert_eq!(
         pool.saved_engines.as_deref(),
-        Some(r#"{"engines":{"0":"uuid-0"},"next_id":1}"#)
+        Some(r#"{"engines":{"0":"uuid-0"},"absent":{},"next_id":1}"#)
     );
 }
 
@@ -642,4 +643,191 @@ fn a_broadcast_whose_header_is_no_object_leaves_nothing_behind() {
     pool.controller.check_invariants();
     let status = pool.ask(client.hub, "status_request", json!({}));
     assert_eq!(status.content["tasks"]["pending"], 0);
+}
+
+#[test]
+fn an_engine_without_its_task_connection_gets_tasks_once_it_has_it() {
+    let mut pool = Pool::new();
+    let client = pool.client();
+    let mut engine = pool.pending_engine("uuid-0");
+    pool.disconnect(engine.task);
+    pool.beat(&engine);
+    // It is announced with what it has, since its heart beats.
+    pool.live(Duration::from_secs(3), &[&engine]);
+    let note = pool.receive(client.notification);
+    assert_eq!(note.msg_type(), "registration_notification");
+    let msg_id = pool.request(client.task, &[], "apply_request", json!({}), json!({}));
+    let queues = pool.ask(client.hub, "queue_request", json!({"targets": null}));
+    assert_eq!(queues.content["unassigned"], 1);
+    engine.task = pool.connect(Channel::TaskEngine, "uuid-0");
+    assert_eq!(pool.receive(engine.task).msg_id(), msg_id);
+    pool.controller.check_invariants();
+}
+
+#[test]
+fn an_engine_that_comes_back_congested_gets_tasks_once_it_is_drained() {
+    let mut pool = Pool::new();
+    let client = pool.client();
+    let engine = pool.engine("uuid-0");
+    pool.pass(Duration::from_secs(3));
+    pool.event(Event::Congested { peer: engine.task });
+    pool.live(Duration::from_secs(1), &[&engine]);
+    let metadata = json!({"targets": ["uuid-0"]});
+    let msg_id = pool.request(client.task, &[], "apply_request", metadata, json!({}));
+    pool.nothing_for(engine.task);
+    pool.event(Event::Drained { peer: engine.task });
+    assert_eq!(pool.receive(engine.task).msg_id(), msg_id);
+}
+
+#[test]
+fn engines_out_of_reach_are_saved_too() {
+    let mut pool = Pool::new();
+    let away = pool.engine("uuid-0");
+    pool.pass(Duration::from_secs(4));
+    pool.pending_engine("uuid-1");
+    pool.pass(GRACE);
+    let saved = pool.saved_engines.clone();
+    assert_eq!(
+        saved.as_deref(),
+        Some(r#"{"engines":{},"absent":{"uuid-0":0,"uuid-1":1},"next_id":2}"#)
+    );
+    // Two controllers later it is still known.
+    for _ in 0..2 {
+        pool = Pool::with(piparallel_core::controller::Config {
+            restored_engines: pool.saved_engines.clone().or(saved.clone()),
+            ..config()
+        });
+        let other = pool.pending_engine(&format!("uuid-{}", pool.now.as_secs() + 2));
+        pool.pass(GRACE);
+        pool.disconnect(other.registration);
+    }
+    for channel in [
+        Channel::MuxEngine,
+        Channel::TaskEngine,
+        Channel::BroadcastEngine,
+    ] {
+        pool.connect(channel, &away.uuid);
+    }
+    let ping = pool.connect(Channel::HbPing, "");
+    let peer = pool.connect(Channel::HbPong, &away.uuid);
+    let frames = pool.poll_frames(ping).unwrap();
+    pool.event(Event::Message { peer, frames });
+    let client = pool.client();
+    let reply = pool.ask(client.hub, "connection_request", json!({}));
+    assert_eq!(reply.content["engines"], json!({"0": "uuid-0"}));
+}
+
+#[test]
+fn an_engine_unregisters_only_itself() {
+    let mut pool = Pool::new();
+    let client = pool.client();
+    let (first, second) = (pool.engine("uuid-0"), pool.engine("uuid-1"));
+    let unregister = |pool: &mut Pool, peer, id| {
+        let content = json!({ "id": id });
+        pool.request(peer, &[], "unregistration_request", json!({}), content);
+        pool.live(GRACE, &[&first, &second]);
+    };
+    unregister(&mut pool, second.registration, Some(first.id));
+    let reply = pool.ask(client.hub, "connection_request", json!({}));
+    assert_eq!(
+        reply.content["engines"],
+        json!({"0": "uuid-0", "1": "uuid-1"})
+    );
+    // One that got no reply to its registration has no number to give.
+    unregister(&mut pool, second.registration, None);
+    let reply = pool.ask(client.hub, "connection_request", json!({}));
+    assert_eq!(reply.content["engines"], json!({"0": "uuid-0"}));
+}
+
+#[test]
+fn an_engine_out_of_reach_that_is_reported_dead_is_forgotten() {
+    let mut pool = Pool::new();
+    pool.engine("uuid-0");
+    pool.pass(Duration::from_secs(4));
+    assert!(pool.saved_engines.as_ref().unwrap().contains("uuid-0"));
+    let nanny = pool.connect(Channel::Registration, "");
+    let content = json!({"id": 0});
+    pool.request(nanny, &[], "unregistration_request", json!({}), content);
+    pool.pass(GRACE);
+    assert!(!pool.saved_engines.as_ref().unwrap().contains("uuid-0"));
+}
+
+#[test]
+fn another_run_gives_out_other_routing_ids() {
+    let routing_id = |seed| {
+        let mut config = config();
+        config.scheduler.seed = seed;
+        let mut pool = Pool::with(config);
+        let engine = pool.engine("uuid-0");
+        let client = pool.client();
+        pool.request(
+            client.mux,
+            &["uuid-0"],
+            "apply_request",
+            json!({}),
+            json!({}),
+        );
+        pool.receive(engine.mux).routing[0].clone()
+    };
+    assert_ne!(routing_id(1), routing_id(1_000_000));
+}
+
+#[test]
+fn requests_to_an_engine_that_never_answers_are_bounded() {
+    let mut pool = Pool::new();
+    let client = pool.client();
+    let (silent, other) = (pool.engine("silent"), pool.engine("other"));
+    for n in 0..ENGINE_QUEUE_MAX {
+        pool.request(
+            client.mux,
+            &["silent"],
+            "apply_request",
+            json!({}),
+            json!({}),
+        );
+        pool.poll_frames(silent.mux)
+            .unwrap_or_else(|| panic!("request {n}"));
+    }
+    pool.request(
+        client.mux,
+        &["silent"],
+        "apply_request",
+        json!({}),
+        json!({}),
+    );
+    pool.nothing_for(silent.mux);
+    let reply = pool.receive(client.mux);
+    assert_eq!(reply.ename(), "EngineError");
+    assert!(
+        reply.content["evalue"]
+            .as_str()
+            .unwrap()
+            .contains("wait for results")
+    );
+    pool.request(
+        client.mux,
+        &["other"],
+        "apply_request",
+        json!({}),
+        json!({}),
+    );
+    pool.receive(other.mux);
+    pool.controller.check_invariants();
+}
+
+#[test]
+fn tasks_of_empty_frames_are_bounded_too() {
+    let mut pool = Pool::new();
+    let client = pool.client();
+    for _ in 0..40 {
+        let header = pool.header("apply_request");
+        let mut frames = pool.frames(&[], [&header, &json!({}), &json!({}), &json!({})], &[]);
+        frames.extend(std::iter::repeat_n(bytes::Bytes::new(), 130_000));
+        pool.event(Event::Message {
+            peer: client.task,
+            frames,
+        });
+    }
+    assert_eq!(pool.receive(client.task).ename(), "MemoryError");
+    pool.controller.check_invariants();
 }

@@ -116,7 +116,7 @@ impl Controller {
         msg_id: &MsgId,
         metadata: &BroadcastMetadata,
     ) -> Result<(), ErrorContent> {
-        self.admit(msg_id)?;
+        self.admit_direct(msg_id, metadata.targets.len())?;
         for (uuid, _) in &metadata.targets {
             self.admit(&copy_of(msg_id, uuid))?;
         }

@@ -33,9 +33,10 @@ impl Complaints {
             return;
         }
         entry.next = now + COMPLAINT_INTERVAL;
+        let text = text();
         match std::mem::take(&mut entry.suppressed) {
-            0 => log::warn!("{}", text()),
-            n => log::warn!("{} ({n} more like it since the last such line)", text()),
+            0 => log::warn!("{text}"),
+            n => log::warn!("{text} ({n} more like it since the last such line)"),
         }
     }
 

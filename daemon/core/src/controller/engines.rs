@@ -7,7 +7,7 @@
 //! | leaving    | no new work; replies in flight are still routed   | grace over → departed             |
 //! | departed   | remembered: may come back under its old number    | a pong, unless it left for good   |
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::Duration;
 
 use crate::ids::{EngineId, EngineUuid, MsgId};
@@ -107,13 +107,25 @@ struct Departed {
     id: EngineId,
     /// The key it had to have: another's is not let in under its uuid.
     curve_key: Option<PublicKey>,
+    /// Place in the order of departures.
+    order: u64,
+}
+
+impl Departed {
+    fn admits(&self, curve_key: Option<PublicKey>) -> bool {
+        self.curve_key.is_none() || self.curve_key == curve_key
+    }
 }
 
 /// Why an engine may not register.
 #[derive(Clone, Debug, thiserror::Error, PartialEq, Eq)]
 pub(crate) enum RegistrationError {
+    #[error("uuid {0} is that of an engine with another CURVE key")]
+    AnotherKey(EngineUuid),
     #[error("an engine with uuid {0} is already registered: two engines must not share one")]
     Duplicate(EngineUuid),
+    #[error("no engine number is left; restart the controller")]
+    NoNumberLeft,
     #[error(
         "{PENDING_REGISTRATIONS_MAX} registrations already wait for their first heartbeat; try again later"
     )]
@@ -124,9 +136,11 @@ pub(crate) enum RegistrationError {
 pub(crate) struct Engines {
     by_id: BTreeMap<EngineId, Engine>,
     ids: HashMap<EngineUuid, EngineId>,
-    /// Those that may come back, with the order in which they left.
-    departed: HashMap<EngineUuid, Departed>,
-    departures: VecDeque<EngineUuid>,
+    /// Those that may come back.
+    departed: BTreeMap<EngineUuid, Departed>,
+    /// The same in the order in which they left.
+    departures: BTreeMap<u64, EngineUuid>,
+    departures_so_far: u64,
     /// Of the engines whose state has one.
     deadlines: BTreeSet<(Duration, EngineId)>,
     pending: usize,
@@ -151,11 +165,15 @@ impl Engines {
         }
         let wanted =
             wanted.filter(|wanted| *wanted <= self.next_id.saturating_add(WANTED_ID_AHEAD_MAX));
-        let returning = self.departed.remove(&uuid).map(|departed| departed.id);
-        let id = returning
-            .or(wanted.map(EngineId))
-            .filter(|id| !self.by_id.contains_key(id));
-        let id = id.unwrap_or(EngineId(self.next_id));
+        let departed = self.departed.get(uuid.as_str());
+        if departed.is_some_and(|departed| !departed.admits(curve_key)) {
+            return Err(RegistrationError::AnotherKey(uuid));
+        }
+        let id = departed
+            .map(|departed| departed.id)
+            .or(wanted.map(EngineId));
+        let id = self.free_id(id).ok_or(RegistrationError::NoNumberLeft)?;
+        self.forget_departed(&uuid);
         self.insert(
             id,
             uuid,
@@ -178,16 +196,13 @@ impl Engines {
         curve_key: Option<PublicKey>,
         deadline: Duration,
     ) -> Option<EngineId> {
-        let known_key = self.departed.get(uuid)?.curve_key;
-        if known_key.is_some() && known_key != curve_key {
+        let (uuid, departed) = self.departed.get_key_value(uuid)?;
+        if !departed.admits(curve_key) {
             return None;
         }
-        let (uuid, Departed { id, .. }) = self.departed.remove_entry(uuid)?;
-        let id = if self.by_id.contains_key(&id) {
-            EngineId(self.next_id)
-        } else {
-            id
-        };
+        let uuid = uuid.clone();
+        let id = self.free_id(Some(departed.id))?;
+        self.forget_departed(&uuid);
         self.insert(
             id,
             uuid,
@@ -204,13 +219,15 @@ impl Engines {
     /// Remembers an engine of an earlier run of the controller: it is taken up as soon as it answers.
     pub(crate) fn restore(&mut self, id: EngineId, uuid: EngineUuid) {
         self.next_id = self.next_id.max(id.0.saturating_add(1));
-        self.remember(
-            uuid,
-            Departed {
-                id,
-                curve_key: None,
-            },
-        );
+        self.remember(uuid, id, None);
+    }
+
+    /// This number if no one has it, else the next that was never used.
+    fn free_id(&self, wanted: Option<EngineId>) -> Option<EngineId> {
+        wanted
+            .into_iter()
+            .chain([EngineId(self.next_id)])
+            .find(|id| !self.by_id.contains_key(id))
     }
 
     /// Numbers below this are never given out anew.
@@ -288,25 +305,53 @@ impl Engines {
         self.ids.remove(&engine.uuid);
         self.note_left_state(id, engine.state);
         if departure.may_return() {
-            self.remember(
-                engine.uuid.clone(),
-                Departed {
-                    id,
-                    curve_key: engine.curve_key,
-                },
-            );
+            self.remember(engine.uuid.clone(), id, engine.curve_key);
         }
         Some(engine)
     }
 
-    fn remember(&mut self, uuid: EngineUuid, departed: Departed) {
+    fn remember(&mut self, uuid: EngineUuid, id: EngineId, curve_key: Option<PublicKey>) {
+        self.forget_departed(&uuid);
         if self.departures.len() >= DEPARTED_ENGINES_MAX
-            && let Some(oldest) = self.departures.pop_front()
+            && let Some((_, oldest)) = self.departures.pop_first()
         {
             self.departed.remove(&oldest);
         }
-        self.departures.push_back(uuid.clone());
+        let order = self.departures_so_far;
+        self.departures_so_far += 1;
+        self.departures.insert(order, uuid.clone());
+        let departed = Departed {
+            id,
+            curve_key,
+            order,
+        };
         self.departed.insert(uuid, departed);
+    }
+
+    fn forget_departed(&mut self, uuid: &EngineUuid) {
+        if let Some(departed) = self.departed.remove(uuid) {
+            self.departures.remove(&departed.order);
+        }
+    }
+
+    /// News of one that was out of reach: it will not come back.
+    pub(crate) fn forget_departed_id(&mut self, id: EngineId) {
+        let mut departed = self.departed.iter();
+        if let Some((uuid, _)) = departed.find(|(_, departed)| departed.id == id) {
+            let uuid = uuid.clone();
+            self.forget_departed(&uuid);
+        }
+    }
+
+    /// Those that clients do not know at present, but will when they answer: pending and departed.
+    pub(crate) fn absent(&self) -> impl Iterator<Item = (&EngineUuid, EngineId)> {
+        let pending = self.by_id.values().filter(|engine| engine.is_pending());
+        let pending = pending.map(|engine| (&engine.uuid, engine.id));
+        pending.chain(
+            self.departed
+                .iter()
+                .map(|(uuid, departed)| (uuid, departed.id)),
+        )
     }
 
     pub(crate) fn has_departed(&self, uuid: &str) -> bool {
@@ -351,7 +396,7 @@ impl Engines {
                 !self.departed.contains_key(&engine.uuid),
                 "{id} is here and gone"
             );
-            assert!(id.0 < self.next_id);
+            assert!(id.0 < self.next_id || self.next_id == u32::MAX);
             if let Some(deadline) = engine.state.deadline() {
                 assert!(self.deadlines.contains(&(deadline, *id)));
             }
@@ -360,7 +405,10 @@ impl Engines {
         assert_eq!(with_deadline.count(), self.deadlines.len());
         assert_eq!(self.iter().filter(|e| e.is_pending()).count(), self.pending);
         assert!(self.pending <= PENDING_REGISTRATIONS_MAX);
-        assert!(self.departed.len() <= self.departures.len());
+        for (order, uuid) in &self.departures {
+            assert_eq!(self.departed[uuid].order, *order);
+        }
+        assert_eq!(self.departed.len(), self.departures.len());
         assert!(self.departures.len() <= DEPARTED_ENGINES_MAX);
     }
 
@@ -444,6 +492,49 @@ mod tests {
         );
         engines.remove(EngineId(1), Departure::Silent);
         assert_eq!(engines.next_timeout(), None);
+    }
+
+    #[test]
+    fn one_that_often_comes_and_goes_pushes_nobody_out() {
+        let mut engines = Engines::default();
+        engines.restore(EngineId(7), EngineUuid::new("out of reach"));
+        register(&mut engines, "restless", None).unwrap();
+        for _ in 0..=DEPARTED_ENGINES_MAX {
+            engines.remove(EngineId(8), Departure::Disconnected);
+            engines
+                .readmit("restless", String::new(), None, DEADLINE)
+                .unwrap();
+        }
+        engines.check_invariants();
+        assert!(engines.has_departed("out of reach"));
+    }
+
+    #[test]
+    fn the_uuid_of_one_out_of_reach_is_not_given_to_another_key() {
+        let mut engines = Engines::default();
+        let uuid = EngineUuid::new("a");
+        let key = |n| Some(PublicKey([n; 32]));
+        let (address, none) = (String::new, None);
+        engines
+            .register(uuid.clone(), none, address(), key(1), DEADLINE)
+            .unwrap();
+        engines.remove(EngineId(0), Departure::Silent);
+        let other = engines.register(uuid.clone(), none, address(), key(2), DEADLINE);
+        assert_eq!(other, Err(RegistrationError::AnotherKey(uuid.clone())));
+        assert_eq!(engines.readmit("a", address(), None, DEADLINE), None);
+        let own = engines.register(uuid, none, address(), key(1), DEADLINE);
+        assert_eq!(own, Ok(EngineId(0)));
+    }
+
+    #[test]
+    fn numbers_that_run_out_are_an_error() {
+        let mut engines = Engines::default();
+        engines.reserve(u32::MAX);
+        assert_eq!(register(&mut engines, "a", None), Ok(u32::MAX));
+        assert_eq!(
+            register(&mut engines, "b", None),
+            Err(RegistrationError::NoNumberLeft)
+        );
     }
 
     #[test]

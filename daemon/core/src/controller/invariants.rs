@@ -44,10 +44,7 @@ impl Controller {
                 "heart of {id}"
             );
             let is_offered = self.scheduler.load(&engine.uuid).is_some();
-            assert!(
-                is_known || !is_offered,
-                "{id} is given tasks, but not announced"
-            );
+            assert_eq!(is_known, is_offered, "the scheduler and engine {id}");
         }
         assert_eq!(self.hearts.len(), hearts);
     }

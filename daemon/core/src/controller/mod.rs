@@ -154,7 +154,7 @@ impl Controller {
     /// The engines to restore are unreadable.
     pub fn new(config: Config) -> Result<Self, ConfigError> {
         let mut controller = Self {
-            peers: Peers::default(),
+            peers: Peers::new(config.scheduler.seed as u32),
             engines: Engines::default(),
             hearts: HeartMonitor::new(config.heartbeat_period, config.heartbeat_misses_max),
             scheduler: TaskScheduler::new(config.scheduler.clone()),
@@ -301,6 +301,7 @@ impl Controller {
             .and_then(|uuid| self.engines.id_of(uuid))
         {
             self.complete_if_connected(now, engine);
+            self.offer(now, engine);
         }
     }
 
@@ -337,13 +338,9 @@ impl Controller {
         if peer.channel == Channel::TaskEngine
             && let Some(engine) = std::str::from_utf8(&peer.identity)
                 .ok()
-                .and_then(|uuid| self.engines.by_uuid(uuid))
-            && engine.is_registered()
+                .and_then(|uuid| self.engines.id_of(uuid))
         {
-            let uuid = engine.uuid.clone();
-            self.scheduler
-                .handle_engine_congested(now, &uuid, congested);
-            self.drain_scheduler(now);
+            self.offer(now, engine);
         }
     }
 

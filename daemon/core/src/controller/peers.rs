@@ -61,6 +61,15 @@ pub(crate) struct Peers {
 }
 
 impl Peers {
+    /// `anonymous`: where routing ids that are given out begin. It differs from one run of a controller
+    /// to the next, so that a late reply is not taken for another client's.
+    pub(crate) fn new(anonymous: u32) -> Self {
+        Self {
+            next_anonymous: anonymous,
+            ..Self::default()
+        }
+    }
+
     /// Takes a new connection in. One without a routing id gets one of libzmq's form: five bytes,
     /// the first of them zero.
     pub(crate) fn connect(&mut self, now: Duration, id: PeerId, mut peer: Peer) -> Admission {

@@ -115,7 +115,7 @@ impl Controller {
         let content = message.content();
         let answer = match header.msg_type.as_str() {
             "registration_request" => return self.handle_registration(now, from, message),
-            "unregistration_request" => return self.handle_unregistration(now, message),
+            "unregistration_request" => return self.handle_unregistration(now, from, message),
             "connection_request" => self.connection_reply(now, &asker),
             "queue_request" => self.queue_request(now, &asker, content),
             "load_request" => self.load_request(now, &asker, content),
@@ -465,6 +465,12 @@ impl Controller {
 
     fn dask_request(&mut self, asker: &Asker, content: &[u8]) -> Result<(), ErrorContent> {
         let request: DaskRequest = read(content)?;
+        if self.dask.len() >= WAITING_QUERIES_MAX {
+            return Err(ErrorContent::new(
+                "RuntimeError",
+                "too many requests wait for the Dask scheduler",
+            ));
+        }
         let ticket = self.new_ticket();
         let arguments = match request.scheduler_args {
             Some(arguments) => arguments,

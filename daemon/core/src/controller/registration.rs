@@ -37,10 +37,13 @@ struct UnregistrationRequest {
     id: Option<u32>,
 }
 
-/// The text of an `engines.json`, as stock writes it too.
+/// The text of an `engines.json`, as stock writes it too, but for `absent`: engines that are taken up
+/// when they answer, though clients do not know them at present.
 #[derive(Deserialize)]
 struct SavedEngines {
     engines: BTreeMap<EngineId, EngineUuid>,
+    #[serde(default)]
+    absent: BTreeMap<EngineUuid, EngineId>,
     #[serde(default)]
     next_id: u32,
 }
@@ -103,6 +106,7 @@ impl Controller {
             .register(uuid, request.id, address, curve_key, deadline)
             .map_err(|cause| ErrorContent::new("KeyError", cause.to_string()))?;
         log::debug!("engine {id} ({}) asked to register", request.uuid);
+        self.save_engines_soon(now);
         self.note_early_pong(now, id);
         Ok(compose::json(&json!({
             "status": "ok",
@@ -112,13 +116,33 @@ impl Controller {
         })))
     }
 
-    /// Has no reply, and may come from a stranger: an engine's nanny has no routing id.
-    pub(super) fn handle_unregistration(&mut self, now: Now, message: &Message) {
-        let Ok(UnregistrationRequest { id: Some(id) }) = serde_json::from_slice(message.content())
-        else {
+    /// Has no reply, and may come from a stranger: an engine's nanny has no routing id. An engine that
+    /// got no reply to its registration does not know its number.
+    pub(super) fn handle_unregistration(&mut self, now: Now, from: PeerId, message: &Message) {
+        let Ok(UnregistrationRequest { id }) = serde_json::from_slice(message.content()) else {
+            return self.complain_unreadable(now, from, "content");
+        };
+        let sender = self
+            .peers
+            .get(from)
+            .and_then(|peer| str::from_utf8(&peer.identity).ok());
+        let sender = sender.filter(|name| !name.starts_with('\0'));
+        let own = sender.and_then(|uuid| self.engines.id_of(uuid));
+        let Some(id) = id.map(EngineId).or(own) else {
             return;
         };
-        self.engine_leaves(now, EngineId(id), Departure::Unregistered);
+        if own.is_some_and(|own| own != id) {
+            let address = self.address_of(from);
+            return self.complaints.warn(now.monotonic, "unregistration", || {
+                format!("an engine at {address} wanted to unregister engine {id}; ignored")
+            });
+        }
+        if self.engines.get(id).is_some() {
+            self.engine_leaves(now, id, Departure::Unregistered);
+        } else {
+            self.engines.forget_departed_id(id);
+            self.save_engines_soon(now);
+        }
     }
 
     pub(super) fn engine_was_shut_down(&mut self, now: Now, session: &str) {
@@ -207,7 +231,7 @@ impl Controller {
             .engines
             .readmit(uuid, address.clone(), *curve_key, deadline)
         {
-            log::info!("engine {id} ({uuid}) answers again");
+            log::debug!("engine {id} ({uuid}) answers again");
         }
     }
 
@@ -247,9 +271,32 @@ impl Controller {
         log::info!("engine {id} registered: {uuid} from {}", engine.address);
         self.hearts.add(now.monotonic, uuid.clone());
         self.notify(now, "registration_notification", id, &uuid);
-        self.scheduler.handle_engine_added(now, uuid);
+        if self.takes_tasks(&uuid) {
+            self.scheduler.handle_engine_added(now, uuid);
+        } else {
+            self.scheduler.handle_congested_engine_added(uuid);
+        }
         self.drain_scheduler(now);
         self.save_engines_soon(now);
+    }
+
+    /// Whether a task would reach this engine now.
+    fn takes_tasks(&self, uuid: &EngineUuid) -> bool {
+        self.peers
+            .route(Channel::TaskEngine, uuid.as_bytes())
+            .and_then(|peer| self.peers.get(peer))
+            .is_some_and(|peer| !peer.congested)
+    }
+
+    /// Tells the scheduler whether an engine can be given tasks.
+    pub(super) fn offer(&mut self, now: Now, id: EngineId) {
+        let Some(engine) = self.engines.get(id) else {
+            return;
+        };
+        let uuid = engine.uuid.clone();
+        let takes = engine.is_registered() && self.takes_tasks(&uuid);
+        self.scheduler.handle_engine_congested(now, &uuid, !takes);
+        self.drain_scheduler(now);
     }
 
     /// Begins a departure: no new work from now on; what is in flight from the engine is still routed
@@ -258,7 +305,6 @@ impl Controller {
         let Some(engine) = self.engines.get(id) else {
             return;
         };
-        let uuid = engine.uuid.clone();
         match engine.state {
             State::Pending { .. } => {
                 log::info!(
@@ -266,6 +312,7 @@ impl Controller {
                     departure.describe()
                 );
                 self.engines.remove(id, departure);
+                self.save_engines_soon(now);
             }
             State::Registered => {
                 let deadline = now.monotonic + LEAVING_GRACE;
@@ -276,7 +323,7 @@ impl Controller {
                         departure,
                     },
                 );
-                self.scheduler.handle_engine_congested(now, &uuid, true);
+                self.offer(now, id);
             }
             // What the engine or its nanny says outweighs what the network looks like.
             State::Leaving { deadline, .. } if departure == Departure::Unregistered => {
@@ -350,9 +397,14 @@ impl Controller {
     pub(super) fn handle_engine_timeouts(&mut self, now: Now) {
         if let Some(failed) = self.hearts.handle_timeout(now.monotonic) {
             for uuid in failed {
-                if let Some(id) = self.engines.id_of(uuid.as_str()) {
-                    self.engine_left(now, id, Departure::Silent);
-                }
+                let Some(engine) = self.engines.by_uuid(uuid.as_str()) else {
+                    continue;
+                };
+                let departure = match engine.state {
+                    State::Leaving { departure, .. } => departure,
+                    State::Pending { .. } | State::Registered => Departure::Silent,
+                };
+                self.engine_left(now, engine.id, departure);
             }
             self.ping(now);
         }
@@ -364,9 +416,9 @@ impl Controller {
                     self.complete_registration(now, id)
                 }
                 State::Pending { .. } => {
-                    log::warn!(
-                        "registration of engine {id} dropped: no heartbeat or no connection came in time"
-                    );
+                    self.complaints.warn(now.monotonic, "registration dropped", || {
+                        format!("registration of engine {id} dropped: no heartbeat or no connection came in time")
+                    });
                     self.engines.remove(id, Departure::Silent);
                 }
                 State::Registered => break,
@@ -407,6 +459,9 @@ impl Controller {
         for (id, uuid) in saved.engines {
             self.engines.restore(id, uuid);
         }
+        for (uuid, id) in saved.absent {
+            self.engines.restore(id, uuid);
+        }
         self.engines.reserve(saved.next_id);
         Ok(())
     }
@@ -417,6 +472,8 @@ impl Controller {
             .registered()
             .map(|engine| (engine.id.to_string(), engine.uuid.as_str().into()))
             .collect();
-        json!({ "engines": engines, "next_id": self.engines.next_id() }).to_string()
+        let absent: BTreeMap<&EngineUuid, EngineId> = self.engines.absent().collect();
+        json!({ "engines": engines, "absent": absent, "next_id": self.engines.next_id() })
+            .to_string()
     }
 }

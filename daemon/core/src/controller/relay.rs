@@ -11,6 +11,7 @@ use super::{Command, Controller, RequestHeader};
 use crate::channel::Channel;
 use crate::clock::Now;
 use crate::ids::{EngineId, MsgId, PeerId};
+use crate::limits::{DIRECT_REQUESTS_MAX, ENGINE_QUEUE_MAX};
 use crate::wire::message::Message;
 
 /// Where a request for an engine goes: its number and its connection.
@@ -47,7 +48,7 @@ impl Controller {
             Err(error) => self.reply_error(now, from, &message, &request, Some(target), &error),
             Ok(destination) => {
                 if channel == Channel::MuxClient && request.expects_reply() {
-                    if let Err(error) = self.admit(&request.msg_id) {
+                    if let Err(error) = self.admit_direct(&request.msg_id, 1) {
                         return self.reply_error(
                             now,
                             from,
@@ -88,6 +89,15 @@ impl Controller {
                 format!("no engine with uuid {name} is registered; client.ids says which are"),
             ));
         };
+        if engine.queue.len() >= ENGINE_QUEUE_MAX && channel != Channel::ControlEngine {
+            return Err(ErrorContent::new(
+                "EngineError",
+                format!(
+                    "engine {} has {ENGINE_QUEUE_MAX} requests to answer; wait for results before sending more",
+                    engine.id
+                ),
+            ));
+        }
         let Some(peer) = self.peers.route(channel, target) else {
             return Err(ErrorContent::new(
                 "EngineError",
@@ -113,7 +123,22 @@ impl Controller {
         })
     }
 
-    /// Whether one more request for an engine may be under way, under this id.
+    /// Whether so many more requests for engines may be under way, the first under this id.
+    pub(super) fn admit_direct(&self, msg_id: &MsgId, count: usize) -> Result<(), ErrorContent> {
+        self.admit(msg_id)?;
+        let tasks = self.scheduler.waiting_count() + self.scheduler.running_count();
+        if self.tracker.len() - tasks + count > DIRECT_REQUESTS_MAX {
+            return Err(ErrorContent::new(
+                "TaskRejectError",
+                format!(
+                    "{DIRECT_REQUESTS_MAX} requests wait for replies of engines already; wait for results before sending more"
+                ),
+            ));
+        }
+        Ok(())
+    }
+
+    /// Whether a request of any kind may be under way under this id.
     pub(super) fn admit(&self, msg_id: &MsgId) -> Result<(), ErrorContent> {
         if self.tracker.is_pending(msg_id.as_str()) {
             return Err(ErrorContent::new(

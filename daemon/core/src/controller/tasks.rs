@@ -11,7 +11,7 @@ use super::{Command, Controller, RequestHeader};
 use crate::channel::Channel;
 use crate::clock::Now;
 use crate::ids::{EngineUuid, MsgId, PeerId};
-use crate::limits::WAITING_BYTES_MAX;
+use crate::limits::{FRAME_OVERHEAD, WAITING_BYTES_MAX};
 use crate::scheduler::{self, Failure, Outcome, Reply, Requirements, TaskRequest};
 use crate::wire::date;
 use crate::wire::header::Header;
@@ -101,7 +101,8 @@ impl Controller {
     ) -> Result<(), ErrorContent> {
         let msg_id = &request.msg_id;
         self.admit(msg_id)?;
-        if self.waiting_bytes + message.size() > WAITING_BYTES_MAX {
+        let cost = cost(&message);
+        if self.waiting_bytes + cost > WAITING_BYTES_MAX {
             return Err(ErrorContent::new(
                 "MemoryError",
                 format!(
@@ -118,7 +119,7 @@ impl Controller {
             },
         );
         self.record_submit(now, msg_id, Queue::Task, None, &message);
-        self.waiting_bytes += message.size();
+        self.waiting_bytes += cost;
         let metadata = message.metadata().clone();
         message.detach();
         let payload = TaskJob { client, message };
@@ -175,7 +176,7 @@ impl Controller {
                 engine.count(reply.ok);
                 self.tracker.forget(&reply.parent_id);
                 self.tracker.count(reply.ok);
-                self.waiting_bytes = self.waiting_bytes.saturating_sub(job.message.size());
+                self.waiting_bytes = self.waiting_bytes.saturating_sub(cost(&job.message));
                 self.record_complete(now, &reply.parent_id, Some(engine_uuid), &message);
                 if !job.client.is_empty() {
                     self.forward_reply(now, Channel::TaskClient, &job.client, Some(uuid), message);
@@ -250,7 +251,7 @@ impl Controller {
         }
         self.tracker.forget(msg_id);
         self.tracker.count(false);
-        self.waiting_bytes = self.waiting_bytes.saturating_sub(job.message.size());
+        self.waiting_bytes = self.waiting_bytes.saturating_sub(cost(&job.message));
         let Ok(reply) = Message::parse(frames) else {
             return;
         };
@@ -262,4 +263,9 @@ impl Controller {
             });
         }
     }
+}
+
+/// Bytes that a waiting message takes, so that many empty frames count too.
+fn cost(message: &Message) -> usize {
+    message.size() + message.frame_count() * FRAME_OVERHEAD
 }

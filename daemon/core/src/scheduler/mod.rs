@@ -276,6 +276,13 @@ impl<T: Clone> TaskScheduler<T> {
         }
     }
 
+    /// An engine entered the pool, but takes no task yet: see [`Self::handle_engine_congested`].
+    pub fn handle_congested_engine_added(&mut self, uuid: EngineUuid) {
+        if let Some(key) = self.engines.add(uuid) {
+            self.engines.set_congested(key, true);
+        }
+    }
+
     /// An engine left the pool: its tasks are tried again or fail. Hand in all its replies before.
     pub fn handle_engine_removed(&mut self, now: Now, uuid: &EngineUuid) {
         let Some((engine, mut lost)) = self.engines.remove(uuid) else {

@@ -111,6 +111,12 @@ impl Message {
         detach(&mut self.frames);
     }
 
+    /// Frames, routing frames and delimiter included.
+    #[must_use]
+    pub fn frame_count(&self) -> usize {
+        self.frames.len()
+    }
+
     /// Bytes in all frames.
     #[must_use]
     pub fn size(&self) -> usize {

@@ -112,6 +112,8 @@ const DRAINED_AT: usize = 2;
 /// What may wait for a peer at all: beyond it the shell closes the connection, or drops if it publishes.
 const QUEUE_MAX: usize = 400;
 const RECONNECT: Duration = Duration::from_millis(100);
+/// Now and then the first attempt to connect is lost.
+const LATE: Duration = Duration::from_millis(3100);
 
 #[derive(Default)]
 pub struct Net {
@@ -177,6 +179,10 @@ impl Net {
         let host = &self.hosts[&link.host];
         if !self.controller_up || host.silent || host.frozen || host.off {
             self.steps.push((RECONNECT, NetStep::Connect(id)));
+            return;
+        }
+        if chance.percent(2) {
+            self.steps.push((LATE, NetStep::Connect(id)));
             return;
         }
         self.next_peer += 1;
@@ -316,6 +322,19 @@ impl Net {
             .filter(|(_, c)| c.host == host && !c.lost);
         let peers: Vec<PeerId> = own.map(|(peer, _)| *peer).collect();
         for peer in peers {
+            self.lose(chance, peer, unnoticed);
+        }
+    }
+
+    /// Connections that break on their own; those of clients are left alone.
+    pub fn break_one(&mut self, chance: &mut Chance) {
+        let own = self.connections.iter().filter(|(_, connection)| {
+            let owner = self.links.get(&connection.link).map(|link| link.owner);
+            !connection.lost && matches!(owner, Some(Owner::Engine(_)))
+        });
+        let peers: Vec<PeerId> = own.map(|(peer, _)| *peer).collect();
+        if let Some(peer) = chance.pick(&peers).copied() {
+            let unnoticed = chance.percent(30);
             self.lose(chance, peer, unnoticed);
         }
     }

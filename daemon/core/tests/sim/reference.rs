@@ -43,6 +43,7 @@ pub struct Task {
     timeout: Option<Duration>,
     retries: u64,
     refused: BTreeSet<String>,
+    was_refused: bool,
     /// The engine that has it.
     pub holder: Option<String>,
     /// Its engine left, and no retry was left.
@@ -203,6 +204,7 @@ impl Reference {
         let ok = read.metadata["status"] == "ok";
         if read.metadata["dependencies_met"] == false {
             task.refused.insert(engine.into());
+            task.was_refused = true;
         } else if !ok && task.retries > 0 {
             task.retries -= 1;
         } else {
@@ -414,7 +416,7 @@ impl Reference {
                 .timeout
                 .is_some_and(|timeout| self.now >= task.since + timeout),
             "InvalidDependency" => unknown,
-            "ImpossibleDependency" => ids().count() + task.targets.len() + task.refused.len() > 0,
+            "ImpossibleDependency" => ids().count() + task.targets.len() > 0 || task.was_refused,
             "ValueError" => task.is_resubmitted,
             _ => false,
         };
@@ -445,6 +447,10 @@ impl Reference {
             let Some(request) = self.requests.get_mut(&id) else {
                 continue;
             };
+            if let Kind::Task(task) = &mut request.kind {
+                // When it comes back, it is asked again.
+                task.refused.remove(&uuid);
+            }
             match &mut request.kind {
                 Kind::Task(task) if task.holder.as_ref() == Some(&uuid) => {
                     task.holder = None;
@@ -553,11 +559,9 @@ impl Reference {
             .and_then(|text| serde_json::from_str(text).ok())
             .unwrap_or_default();
         let is_saved = |uuid: &String| {
-            ["engines", "absent"].iter().any(|key| {
-                saved[key]
-                    .as_object()
-                    .is_some_and(|all| all.values().any(|u| u == uuid.as_str()))
-            })
+            let registered = saved["engines"].as_object();
+            registered.is_some_and(|all| all.values().any(|u| u == uuid.as_str()))
+                || saved["absent"].get(uuid).is_some()
         };
         self.expected.retain(|uuid, _| is_saved(uuid));
     }

@@ -514,7 +514,8 @@ impl World {
         let next = self.outside.chance.millis(50, 2500);
         self.outside.clock.after(next, Step::Fault);
         match self.outside.chance.below(20) {
-            0..12 => self.fault_of_a_host(),
+            0..9 => self.fault_of_a_host(),
+            9..12 => self.outside.net.break_one(&mut self.outside.chance),
             12 | 13 => {
                 let alive: Vec<u32> = self.engines.keys().copied().collect();
                 if let Some(key) = self.outside.chance.pick(&alive)
@@ -680,7 +681,7 @@ impl World {
                 client.ask(&mut self.outside, msg_type, content);
             }
         }
-        let end = self.outside.clock.now() + Duration::from_secs(3);
+        let end = self.outside.clock.now() + Duration::from_secs(10);
         while self.outside.clock.now() < end {
             self.turn();
         }
