@@ -11,6 +11,8 @@ from subjects import LEAN_ENGINES_MAX, LoadError, environment, pool
 
 ALL = ("stock", "ours", "raw")
 CONTROLLERS = ("stock", "ours")
+# Seconds after which a measurement ends with what there is.
+LIMIT = 120
 
 
 @dataclass(frozen=True)
@@ -84,19 +86,21 @@ def tasks_at(subject, settings, engines):
         began = time.monotonic()
         p.engines(engines)
         result = {f"{engines}/registration_s": time.monotonic() - began}
-        p.load.do("tasks", window=engines, count=2 * engines, seconds=1)
+        p.load.do("tasks", window=min(engines, 64), count=256, seconds=1)
         p.group.settle(0, 5)
         idle = p.group.idle_rate()
         cpu, began = p.group.cpu(), time.monotonic()
-        rate, done, busy = repeat(p, settings.seconds, "tasks", window=engines)
+        rate, done, busy, unfinished = repeat(p, settings.seconds, "tasks", window=engines)
+        result[f"{engines}/window_per_s"] = rate
+        if unfinished:
+            return result | {f"{engines}/error": f"after {LIMIT} s {done} tasks were done and {unfinished} were not"}
         if not p.group.settle(idle, settings.settle):
             result[f"{engines}/behind"] = True
         cpu = p.group.cpu() - cpu - idle * (time.monotonic() - began)
         # As many as take some seconds: for a controller that slows down in long queues the fewer, the better.
         count = max(1000, min(100_000, int(rate * settings.seconds)))
-        burst = p.load.do("tasks", limit=120, count=count)["outcome"]
+        burst = p.load.do("tasks", limit=LIMIT, count=count)["outcome"]
         result |= {
-            f"{engines}/window_per_s": rate,
             f"{engines}/burst_per_s": burst["done"] / burst["seconds"],
             f"{engines}/cpu_ms": 1000 * cpu / done,
             f"{engines}/load_busy": max(busy, burst["load_cpu"] / burst["seconds"]),
@@ -116,7 +120,7 @@ def mux(subject, settings):
             cpu, began = p.group.cpu(), time.monotonic()
             # A stock hub needs many times longer to digest what passes; more would only prolong that.
             limits = {"count": 20_000} if subject.stock else {}
-            rate, done, busy = repeat(p, settings.seconds, "mux", window=512, **limits)
+            rate, done, busy, _ = repeat(p, settings.seconds, "mux", window=512, **limits)
             if not p.group.settle(idle, settings.settle):
                 result[f"{engines}/behind"] = True
             cpu = p.group.cpu() - cpu - idle * (time.monotonic() - began)
@@ -131,13 +135,14 @@ def mux(subject, settings):
 
 def repeat(p, seconds, what, **fields):
     """Runs a scenario, whose requests are built beforehand, until they have taken `seconds` in sum."""
-    done = spent = busy = 0
-    while spent < seconds:
-        outcome = p.load.do(what, seconds=seconds - spent, limit=120, **fields)["outcome"]
+    done = spent = busy = unfinished = 0
+    while spent < seconds and not unfinished:
+        outcome = p.load.do(what, seconds=seconds - spent, limit=LIMIT, **fields)["outcome"]
         done, spent, busy = done + outcome["done"], spent + outcome["seconds"], busy + outcome["load_cpu"]
+        unfinished = outcome["unfinished"]
         if p.subject.stock:
             break
-    return done / spent, done, busy / spent
+    return done / spent, done, busy / spent, unfinished
 
 
 def large(subject, settings):

@@ -10,7 +10,7 @@ use crate::wire::Batch;
 use crate::world::World;
 
 /// How long nothing may come back before the rest counts as lost.
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(60);
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Target {
@@ -42,6 +42,8 @@ impl Shape {
 #[derive(Serialize)]
 pub(crate) struct Outcome {
     pub(crate) done: u32,
+    /// Sent, and not answered when the time was up.
+    pub(crate) unfinished: u32,
     pub(crate) seconds: f64,
     /// CPU seconds of the generator itself: near `seconds`, it was the bottleneck.
     pub(crate) load_cpu: f64,
@@ -114,11 +116,13 @@ impl Flow {
         Some(number)
     }
 
-    /// Keeps `window` requests under way until all are sent or `limit` has passed, then waits for the last reply.
+    /// Keeps `window` requests under way until all are sent or `sending` has passed, then waits for the last reply, but
+    /// not longer than `limit` in all.
     pub(crate) fn run(
         mut self,
         world: &mut World,
         window: u32,
+        sending: Duration,
         limit: Duration,
     ) -> Result<Outcome> {
         let cpu_before = cpu_seconds()?;
@@ -126,11 +130,11 @@ impl Flow {
         let start = Instant::now();
         let (mut done, mut last_reply) = (0, start);
         loop {
-            let sending = self.sent < self.batch.len() && start.elapsed() < limit;
-            if !sending && done == self.sent {
+            let more = self.sent < self.batch.len() && start.elapsed() < sending;
+            if !more && done == self.sent || start.elapsed() > limit {
                 break;
             }
-            if sending {
+            if more {
                 while self.sent - done < window && self.send(world).is_some() {}
             }
             world.flush()?;
@@ -152,6 +156,7 @@ impl Flow {
         world.ledger.cancel_from(self.batch.first + self.sent);
         Ok(Outcome {
             done,
+            unfinished: self.sent - done,
             seconds,
             load_cpu: cpu_seconds()? - cpu_before,
         })

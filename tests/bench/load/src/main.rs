@@ -29,7 +29,8 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use crate::flow::Target;
+use crate::flow::{Shape, Target};
+use crate::throughput::Times;
 use crate::world::World;
 
 /// Connections of one engine, and some for everything else.
@@ -188,21 +189,31 @@ fn perform(world: &mut World, line: &str, raw: &mut bool) -> Result<Value> {
             window,
             count: wanted,
             seconds: time,
-        } => throughput::tasks(world, window, count(wanted), seconds(time))?,
+        } => {
+            let times = Times {
+                sending: seconds(time),
+                limit,
+            };
+            throughput::tasks(world, window, count(wanted), &times)?
+        }
         Command::Mux {
             window,
             count: wanted,
             seconds: time,
             request_bytes,
             reply_bytes,
-        } => throughput::mux(
-            world,
-            window,
-            count(wanted),
-            seconds(time),
-            request_bytes,
-            reply_bytes,
-        )?,
+        } => {
+            let times = Times {
+                sending: seconds(time),
+                limit,
+            };
+            let shape = Shape {
+                request_bytes,
+                reply_bytes,
+                ..Shape::small(Target::Mux)
+            };
+            throughput::mux(world, window, count(wanted), &times, shape)?
+        }
         Command::Latency {
             channel,
             count: wanted,
