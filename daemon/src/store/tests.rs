@@ -86,7 +86,7 @@ impl Fixture {
 }
 
 fn config(dir: &Path) -> StoreConfig {
-    StoreConfig::new(dir, DEFAULT_FILENAME, DEFAULT_TABLE)
+    StoreConfig::new(&dir.join(DEFAULT_FILENAME), DEFAULT_TABLE)
 }
 
 fn submit(msg_id: &str, at: i64, label: &Value, buffer: &'static [u8]) -> DbOp {

@@ -261,7 +261,7 @@ impl Controller {
 
     fn handle_connected(&mut self, now: Now, id: PeerId, peer: Peer) {
         if self.has_anothers_key(&peer) {
-            let address = peer.address.clone();
+            let address = peer.address;
             self.complaints
                 .warn(now.monotonic, "engine with another key", || {
                     format!(

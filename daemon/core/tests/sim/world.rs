@@ -614,9 +614,8 @@ impl World {
 
     fn check_end(&mut self) {
         let reference = &self.outside.reference;
-        for (id, request) in reference.open() {
-            panic!("{id} was lost: {request:?}");
-        }
+        let lost = reference.open().next();
+        assert!(lost.is_none(), "a request was lost: {lost:?}");
         for client in self.clients.values() {
             let missing = &client.outstanding;
             assert!(
@@ -662,7 +661,8 @@ impl World {
             .reference
             .recorded
             .iter()
-            .filter_map(|(id, finished)| finished.then(|| id.clone()))
+            .filter(|(_, finished)| **finished)
+            .map(|(id, _)| id.clone())
             .collect();
         let questions = [
             ("queue_request", json!({ "targets": null, "verbose": true })),
