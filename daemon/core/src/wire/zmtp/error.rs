@@ -65,6 +65,9 @@ pub enum Error {
     /// A message (or the frame that begins here) above the limit.
     #[error("a message of at least {claimed} bytes, at most {max} are allowed")]
     MessageTooLarge { claimed: u64, max: usize },
+    /// This machine has no memory for a frame that is within the limits.
+    #[error("no memory left for a frame of {0} bytes")]
+    OutOfMemory(usize),
     /// A message that does not end.
     #[error("a message of more than {0} frames")]
     TooManyFrames(usize),

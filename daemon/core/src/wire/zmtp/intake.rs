@@ -24,9 +24,9 @@ const ROOM_MIN: usize = 16 << 10;
 /// First memory of a large frame.
 const LARGE_FIRST: usize = 64 << 10;
 
-/// How much more than what came is reserved for the rest of a large frame. A higher factor copies
-/// less on the way to 100 MB, a lower one trusts the claim less.
-const GROWTH: usize = 8;
+/// How many times what came is reserved for a large frame. A higher factor copies less on the way (a
+/// tenth of 10 MB, a sixth of 100 MB), a lower one trusts the claim less.
+const GROWTH: usize = 16;
 
 /// The chunk that the connections of one thread share.
 #[derive(Debug, Default)]
@@ -102,7 +102,7 @@ impl Intake {
     /// Where the next bytes from the network go.
     pub(super) fn space(&mut self, pool: &mut ReadPool) -> Limit<&mut dyn BufMut> {
         if let Some(large) = &mut self.large {
-            let room = large.make_room();
+            let room = large.room();
             return (&mut large.bytes as &mut dyn BufMut).limit(room);
         }
         if !self.lent || self.input.capacity() - self.input.len() < ROOM_MIN {
@@ -156,8 +156,8 @@ impl Intake {
                 body: Body::Owned(large.bytes),
             }));
         }
-        if self.large.is_some() {
-            return Ok(None);
+        if let Some(large) = &mut self.large {
+            return large.make_room().map(|()| None);
         }
         let Some(header) = Header::parse(&self.input)? else {
             return Ok(None);
@@ -184,13 +184,21 @@ impl Intake {
 }
 
 impl Large {
-    fn make_room(&mut self) -> usize {
+    /// Grows the memory if it is full. A machine that has no more loses this peer, not the controller.
+    fn make_room(&mut self) -> Result<(), Error> {
         let have = self.bytes.len();
-        if self.bytes.capacity() == have {
-            let target = self.length.min(have.saturating_mul(GROWTH));
-            self.bytes.reserve_exact(target - have);
+        if self.bytes.capacity() > have {
+            return Ok(());
         }
-        self.bytes.capacity().min(self.length) - have
+        let more = self.length.min(have.saturating_mul(GROWTH)) - have;
+        let reserved = self.bytes.try_reserve_exact(more);
+        reserved
+            .or_else(|_| self.bytes.try_reserve_exact(more.min(LARGE_FIRST)))
+            .map_err(|_| Error::OutOfMemory(self.length))
+    }
+
+    fn room(&self) -> usize {
+        self.bytes.capacity().min(self.length) - self.bytes.len()
     }
 }
 
@@ -221,7 +229,7 @@ mod tests {
             assert!(n > 0);
             space.put_slice(&bytes[..n]);
             bytes = &bytes[n..];
-            if intake.large.is_none() && !bytes.is_empty() {
+            if !bytes.is_empty() {
                 assert!(intake.next_frame(accept).unwrap().is_none());
             }
         }
@@ -252,6 +260,7 @@ mod tests {
         assert!(intake.next_frame(accept).unwrap().is_none());
         assert!(intake.large.as_ref().unwrap().bytes.capacity() <= LARGE_FIRST);
         put(&mut intake, &mut pool, &vec![1; 200_000]);
+        assert!(intake.next_frame(accept).unwrap().is_none());
         assert_eq!(intake.large_bytes(), 200_000);
         assert!(intake.large.as_ref().unwrap().bytes.capacity() <= GROWTH * 200_000);
     }
