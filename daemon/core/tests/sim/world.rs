@@ -253,6 +253,7 @@ impl World {
         match packet {
             Packet::Hello => {
                 self.outside.net.introduce(peer);
+                self.may_have_missed_news(peer);
                 self.outside
                     .note(|| format!("{peer} connected to {channel:?} as {identity:?}"));
                 let address = peer.to_string();
@@ -290,6 +291,17 @@ impl World {
                 self.outside.note(|| format!("{peer} said good-bye"));
                 self.tell(Event::Disconnected { peer });
             }
+        }
+    }
+
+    /// Notifications are not repeated: what was said while a client was not subscribed, it never learns.
+    fn may_have_missed_news(&mut self, peer: PeerId) {
+        if let Some(link) = self.outside.net.receiver(peer)
+            && link.channel == Channel::Notification
+            && let Owner::Client(key) = link.owner
+            && let Some(client) = self.clients.get_mut(&key)
+        {
+            client.disturbed();
         }
     }
 
