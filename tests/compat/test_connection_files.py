@@ -144,7 +144,8 @@ def test_carry_the_key_of_the_environment(new_controller, new_peer):
 ANOTHER_HOST = """
 set -e
 ip link set lo up
-ip link add eth0 type veth peer name eth1 && ip link set eth1 up && ip addr add 192.0.2.7/24 dev eth0 && ip link set eth0 up
+ip link add eth0 type veth peer name eth1 && ip link set eth1 up
+ip addr add 192.0.2.7/24 dev eth0 && ip link set eth0 up
 ip route add default via 192.0.2.1
 hostname raspberrypi
 printf '127.0.0.1 localhost\\n127.0.1.1 raspberrypi\\n' > "$1" && mount --bind "$1" /etc/hosts
