@@ -35,6 +35,8 @@ class Peer:
     def __init__(self, info: dict):
         self.info = info
         self.context = zmq.Context()
+        # One pair for all sockets of a peer, as stock clients and engines have.
+        self.curve_keys = zmq.curve_keypair()
         self.session = Session(
             key=info["key"].encode(),
             signature_scheme=info["signature_scheme"],
@@ -60,7 +62,7 @@ class Peer:
             sock.subscribe = b""
         if self.info.get("curve_serverkey"):
             sock.curve_serverkey = self.info["curve_serverkey"].encode()
-            sock.curve_publickey, sock.curve_secretkey = zmq.curve_keypair()
+            sock.curve_publickey, sock.curve_secretkey = self.curve_keys
         for port in ports:
             sock.connect(self.url(port))
         return sock

@@ -6,9 +6,10 @@
 //! Replies of a plain broadcast go to the client one by one. A *coalescing* one has a single reply:
 //! the buffers of all engines in the order of the request's targets, or an error if any engine failed.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
+use foldhash::HashMap;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 

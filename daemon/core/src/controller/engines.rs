@@ -7,8 +7,10 @@
 //! | leaving    | no new work; replies in flight are still routed   | grace over → departed             |
 //! | departed   | remembered: may come back under its old number    | a pong, unless it left for good   |
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
+
+use foldhash::HashMap;
 
 use crate::ids::{EngineId, EngineUuid, MsgId};
 use crate::limits::{DEPARTED_ENGINES_MAX, PENDING_REGISTRATIONS_MAX, WANTED_ID_AHEAD_MAX};

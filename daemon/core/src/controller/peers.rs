@@ -4,10 +4,11 @@
 //! the first is probed: if it answers, the second is closed (someone uses another's uuid); if it does
 //! not, or is gone, the second takes over (an engine came back after its network was away).
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use bytes::Bytes;
+use foldhash::HashMap;
 
 use crate::channel::{Channel, SocketType};
 use crate::ids::PeerId;

@@ -1,6 +1,6 @@
 //! Which requests are under way, and for whom.
 
-use std::collections::HashMap;
+use foldhash::HashMap;
 
 use crate::ids::{EngineId, MsgId};
 pub(crate) use crate::task_db::record::Queue;

@@ -1,7 +1,8 @@
 //! The engines of the pool as the scheduler sees them: what each runs, and whether it can take more.
 
-use std::collections::HashMap;
 use std::num::NonZeroU32;
+
+use foldhash::{HashMap, HashMapExt as _};
 
 use super::job::JobKey;
 use super::scheme::{Available, Scheme, Standing};

@@ -16,7 +16,9 @@
 //!
 //! Every operation costs a hash look-up and, when a record comes or goes, one step in an ordered map.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
+
+use foldhash::{HashMap, HashMapExt as _};
 
 use super::output::Output;
 use super::parts::Parts;

@@ -1,10 +1,11 @@
 //! Message signatures: HMAC over header, parent header, metadata and content as sent, in lower-case
 //! hex, and a memory of signatures seen, so that a recorded message cannot be sent again.
 
-use std::collections::{HashSet, VecDeque};
+use std::collections::VecDeque;
 use std::fmt;
 
 use bytes::Bytes;
+use foldhash::{HashSet, HashSetExt as _};
 use hmac::{Hmac, Mac};
 use sha2::Sha256;
 use thiserror::Error;
