@@ -11,7 +11,7 @@
 //! * `poll_command` hands out what the caller must now do, until it returns `None`;
 //! * `next_timeout` says when `handle_timeout` wants to be called next.
 //!
-//! Bad input from a peer is a value, never a panic. Every queue has a bound, in [`limits`].
+//! Bad input from a peer is a value, never a panic. Every queue has a bound, in `limits`.
 
 #![forbid(unsafe_code)]
 

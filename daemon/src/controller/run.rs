@@ -1,5 +1,5 @@
 //! The controller's loop: sockets, database and clock on one side, the machine of
-//! [`piparallel_core::controller`] on the other.
+//! `piparallel_core::controller` on the other.
 //!
 //! One task owns the machine. Each turn takes all events that are there, lets the machine decide,
 //! carries out its commands and writes to each peer once.

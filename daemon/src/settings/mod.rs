@@ -1,9 +1,9 @@
 //! Everything that a controller needs to know before it starts, validated.
 //!
 //! Values come in three stages. *Assignments* (`Class.trait = value`, as stock ipyparallel names them)
-//! are read from files, the environment and the command line ([`config`], [`py_file`],
-//! [`command_line`]); they are merged in order of rank, with the place each came from; and
-//! [`resolve`] turns the result into [`ControllerSettings`], or into an error that names the place.
+//! are read from files, the environment and the command line (`config`, `py_file`,
+//! `command_line`); they are merged in order of rank, with the place each came from; and
+//! `resolve` turns the result into `ControllerSettings`, or into an error that names the place.
 //! Nothing behind this module reads a file or an environment variable to learn an option.
 
 use std::net::Ipv4Addr;

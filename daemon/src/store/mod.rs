@@ -1,6 +1,6 @@
 //! The task database on disk: SQLite on a thread of its own, behind a bounded queue.
 //!
-//! [`Store::record`] and [`Store::ask`] never block and never fail because of the disk. Changes are
+//! `Store::record` and `Store::ask` never block and never fail because of the disk. Changes are
 //! written in one transaction per fifth of a second, earlier when a question waits or the queue is half
 //! full; a question sees everything that was recorded before it.
 //!

@@ -2,13 +2,13 @@
 //!
 //! All of it lives on one thread, in a `tokio::task::LocalSet`. A connection is one task, which reads
 //! and decodes whole messages into a queue that all connections share. The router takes that queue
-//! with [`Transport::next_batch`], calls [`Transport::send`] and [`Transport::publish`] as often as it
-//! needs, and [`Transport::flush`] once: that is one write per peer. What the socket does not take is
+//! with `Transport::next_batch`, calls `Transport::send` and `Transport::publish` as often as it
+//! needs, and `Transport::flush` once: that is one write per peer. What the socket does not take is
 //! written by the peer's own task.
 //!
 //! # What is bounded, and what happens there
 //!
-//! Bounds are those of [`TransportLimits`].
+//! Bounds are those of `TransportLimits`.
 //!
 //! | policy | bound | what happens |
 //! |---|---|---|
@@ -16,7 +16,7 @@
 //! | half-open | `half_open_max` | the oldest makes place if it had a second, else no more are accepted |
 //! | places | `connections_max` | a further connection to that channel is closed |
 //! | in flight | `in_flight_max`, `tasks_in_flight_max` | a client is not read until its large frames have been passed on; one message of any size always passes |
-//! | congestion | `queue_max` | [`Event::Congested`]: the router sends this peer no more until [`Event::Drained`], at half of it; a message on an empty queue may have any size |
+//! | congestion | `queue_max` | `Event::Congested`: the router sends this peer no more until `Event::Drained`, at half of it; a message on an empty queue may have any size |
 //! | oldest first | `queue_max` | a subscriber loses the oldest output, whole messages, and the log says how many |
 //! | stall | `stall` | a client above `queue_max` that takes nothing for this long is closed |
 //! | total | `total_max` | connections in the middle of a large message are not read, except one, and that only while less than half of the bound waits to be written |

@@ -1,6 +1,6 @@
 //! The controller: hub, schedulers and heart monitor of a pool as one machine.
 //!
-//! [`Event`]s go in with the time, [`Command`]s come out. The hub records and answers questions; it is
+//! `Event`s go in with the time, `Command`s come out. The hub records and answers questions; it is
 //! never in the path of a task. Relays forward what they get untouched from the delimiter on.
 //!
 //! | file             | decides                                                      |
@@ -8,7 +8,7 @@
 //! | `peers`          | who is connected, and who may use a routing id               |
 //! | `registration`   | engines come, go and come back                               |
 //! | `relay`          | mux, control, iopub                                          |
-//! | `tasks`          | load-balanced tasks, through [`crate::scheduler`]            |
+//! | `tasks`          | load-balanced tasks, through `crate::scheduler`            |
 //! | `broadcast`      | one request for many engines                                 |
 //! | `queries`        | what clients ask the hub                                     |
 //! | `records`        | what the task database is told, and asked                    |
@@ -283,12 +283,17 @@ impl Controller {
         }
     }
 
-    /// All sockets of an engine have one key. Whoever knows only the uuid has another.
+    /// All sockets of an engine have one key. Whoever knows only the uuid has another. Control is the
+    /// exception: it belongs to the nanny, which makes a key pair of its own (ipyparallel's
+    /// engine/nanny.py).
     fn has_anothers_key(&self, peer: &Peer) -> bool {
-        std::str::from_utf8(&peer.identity)
-            .ok()
-            .and_then(|uuid| self.engines.by_uuid(uuid))
-            .is_some_and(|engine| engine.curve_key.is_some() && engine.curve_key != peer.curve_key)
+        peer.channel != Channel::ControlEngine
+            && std::str::from_utf8(&peer.identity)
+                .ok()
+                .and_then(|uuid| self.engines.by_uuid(uuid))
+                .is_some_and(|engine| {
+                    engine.curve_key.is_some() && engine.curve_key != peer.curve_key
+                })
     }
 
     /// A connection of an engine may be the last that was missing.

@@ -1,7 +1,7 @@
 //! What clients ask the hub.
 //!
 //! A question about tasks goes to the task database, whose answer may come later: it waits under a
-//! [`Ticket`] with the connection that asked.
+//! `Ticket` with the connection that asked.
 
 use std::collections::BTreeMap;
 

@@ -1,12 +1,12 @@
 //! The task scheduler: gives each load-balanced task to an engine, at the right time and place.
 //!
 //! A machine without sockets or clock. It is told of tasks, replies and engines, and says which
-//! task goes to which engine ([`Command::Assign`]) and which one ends without having run to its end
-//! ([`Command::Fail`]). The payload `T` is what the caller needs to forward and to answer a task;
+//! task goes to which engine (`Command::Assign`) and which one ends without having run to its end
+//! (`Command::Fail`). The payload `T` is what the caller needs to forward and to answer a task;
 //! it is kept until the task ends, because a task may be tried again.
 //!
-//! The states of a task are described in [`job`], the schemes in [`scheme`], the queues in
-//! [`waiting`]. The rules, beyond the schemes:
+//! The states of a task are described in `job`, the schemes in `scheme`, the queues in
+//! `waiting`. The rules, beyond the schemes:
 //!
 //! * A task runs where it may and there is room. Where there is none it waits; when an engine gets
 //!   room, the oldest waiting task that may run there gets it. Nobody else is held up by a task

@@ -6,10 +6,10 @@
 //! |             |                                                | culled                             |
 //! | pending     | `bytes`                                        | new ones without their buffers,    |
 //! |             |                                                | no more output                     |
-//! |             | twice `bytes`, [`PENDING_RECORDS_MAX`]         | new ones are recorded when they    |
+//! |             | twice `bytes`, `PENDING_RECORDS_MAX`         | new ones are recorded when they    |
 //! |             |                                                | finish                             |
 //! | output only | a quarter of `bytes`,                          | the oldest is culled               |
-//! |             | [`OUTPUT_ONLY_RECORDS_MAX`]                    |                                    |
+//! |             | `OUTPUT_ONLY_RECORDS_MAX`                    |                                    |
 //!
 //! A record that alone exceeds `bytes` keeps everything but the buffers of its reply or request,
 //! whichever are larger, or both. Asking for what was dropped is answered with an error that says so.

@@ -1,12 +1,12 @@
 //! The task database: one record per task, and the queries that clients ask of it.
 //!
-//! The hub describes what happens as a stream of [`DbOp`]s and asks [`DbRequest`]s. Three back ends
+//! The hub describes what happens as a stream of `DbOp`s and asks `DbRequest`s. Three back ends
 //! take the same two and behave alike:
 //!
-//! * [`memory::MemoryDb`] lives in the hub and answers at once;
-//! * SQLite lives in the shell, on a thread of its own. The hub hands it what [`TaskDb::record`] and
-//!   [`TaskDb::answer`] return, in order, and gets each answer back under the request's [`Ticket`];
-//! * none ([`TaskDb::Nothing`]): every question is answered with the error `NoData`.
+//! * `memory::MemoryDb` lives in the hub and answers at once;
+//! * SQLite lives in the shell, on a thread of its own. The hub hands it what `TaskDb::record` and
+//!   `TaskDb::answer` return, in order, and gets each answer back under the request's `Ticket`;
+//! * none (`TaskDb::Nothing`): every question is answered with the error `NoData`.
 //!
 //! What is pending is the hub's own knowledge: the database is told, and never guesses.
 //! Raw JSON that peers sent is checked when it is put into an answer, not before.

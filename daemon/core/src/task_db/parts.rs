@@ -1,6 +1,6 @@
 //! The parts of one stored message, packed: header, metadata, content and buffers as received.
 //!
-//! All small parts share one allocation; only parts of [`SHARED_PART_MIN`] bytes and more keep the
+//! All small parts share one allocation; only parts of `SHARED_PART_MIN` bytes and more keep the
 //! allocation in which they came from the network. Nothing here is parsed.
 
 use bytes::Bytes;

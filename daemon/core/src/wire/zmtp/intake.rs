@@ -1,9 +1,9 @@
 //! Where bytes from the network land.
 //!
 //! All connections of a thread share one chunk of memory to read into: an idle connection holds no
-//! buffer. Small frames are slices of that chunk. A frame of [`LARGE_FRAME`] bytes or more that has
+//! buffer. Small frames are slices of that chunk. A frame of `LARGE_FRAME` bytes or more that has
 //! not arrived in full gets memory of its own, into which the caller then reads directly. That memory
-//! grows with what really came: at most [`GROWTH`] times as much is reserved.
+//! grows with what really came: at most `GROWTH` times as much is reserved.
 
 use std::mem;
 

@@ -1,19 +1,19 @@
 //! ZMTP 3.0 and 3.1: one connection between two ZeroMQ sockets, without the connection.
 //!
-//! [`Link`] is one end, either of them. Bytes from the network go where [`Link::space`] says; then
-//! [`Link::poll_event`] is called until it returns `None`. What is to be written gathers in an
-//! [`Outbox`]. Nothing here knows sockets, time or chance.
+//! `Link` is one end, either of them. Bytes from the network go where `Link::space` says; then
+//! `Link::poll_event` is called until it returns `None`. What is to be written gathers in an
+//! `Outbox`. Nothing here knows sockets, time or chance.
 //!
 //! | state | what ends it | what follows |
 //! |---|---|---|
 //! | greeting | 64 bytes of the peer, same mechanism | NULL: ready; CURVE: server or client |
 //! | ready (NULL) | READY of the peer | traffic |
 //! | server (CURVE) | HELLO, then INITIATE | deciding |
-//! | deciding (CURVE) | [`Link::authorize`] | traffic, or over |
+//! | deciding (CURVE) | `Link::authorize` | traffic, or over |
 //! | client (CURVE) | WELCOME, then READY | traffic |
 //! | traffic | an error | over |
 //!
-//! Frames and messages are bounded by what is configured and by [`crate::limits`]; memory is spent on
+//! Frames and messages are bounded by what is configured and by `crate::limits`; memory is spent on
 //! bytes that came, never on bytes that a header claims.
 
 /// Commands in their frames.
