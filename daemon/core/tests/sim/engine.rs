@@ -228,7 +228,8 @@ impl Engine {
             0..2 => return self.crash(outside),
             2..14 => "error",
             14..18 => "aborted",
-            18..22 if channel == Channel::TaskEngine => "unmet",
+            // A task that all refuse waits for another engine: the last to come must be willing.
+            18..22 if channel == Channel::TaskEngine && !outside.is_draining => "unmet",
             _ => "ok",
         };
         outside.note(|| format!("{} ends {}: {outcome}", self.uuid, request.msg_id));
