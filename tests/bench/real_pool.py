@@ -116,7 +116,7 @@ def killed(client, engines):
     """Kills the engine on which a task runs; its nanny is alive."""
     view = client.load_balanced_view()
     pids = client[:].apply_sync(os.getpid)
-    by_engine = dict(zip(client.ids, pids))
+    by_engine = dict(zip(client.ids, pids, strict=True))
     task = view.apply_async(time.sleep, DEADLINE)
     deadline = time.monotonic() + 5
     busy = []

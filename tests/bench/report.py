@@ -16,7 +16,15 @@ def number(value):
     size = abs(value)
     if size >= 1000:
         return f"{value:,.0f}"
-    return f"{value:.0f}" if size >= 100 else f"{value:.1f}" if size >= 10 else f"{value:.2f}" if size >= 1 else f"{value:.2g}"
+    return (
+        f"{value:.0f}"
+        if size >= 100
+        else f"{value:.1f}"
+        if size >= 10
+        else f"{value:.2f}"
+        if size >= 1
+        else f"{value:.2g}"
+    )
 
 
 def middle(values):
@@ -57,8 +65,14 @@ def everything(results, labels):
     for scenario, by_subject in results.items():
         subjects = [name for name in labels if name in by_subject]
         keys = list(dict.fromkeys(key for subject in subjects for key in by_subject[subject]))
-        against = [(own, other) for other in ("stock", "raw") for own in ("ours", "ours-nodb") if {own, other} <= set(subjects)]
-        head = [scenario, *(labels[name] for name in subjects), *(f"{labels[own]} / {labels[other]}" for own, other in against)]
+        against = [
+            (own, other) for other in ("stock", "raw") for own in ("ours", "ours-nodb") if {own, other} <= set(subjects)
+        ]
+        head = [
+            scenario,
+            *(labels[name] for name in subjects),
+            *(f"{labels[own]} / {labels[other]}" for own, other in against),
+        ]
         rows = []
         for key in keys:
             row = [key, *(cell(by_subject[name].get(key, [])) for name in subjects)]
@@ -73,18 +87,30 @@ def everything(results, labels):
 def task_lines(results):
     """The summary's lines for the numbers of engines that were measured."""
     by_subject = results.get("tasks", {})
-    counts = {int(key.split("/")[0]) for numbers in by_subject.values() for key in numbers if key.endswith("/window_per_s")}
+    counts = {
+        int(key.split("/")[0]) for numbers in by_subject.values() for key in numbers if key.endswith("/window_per_s")
+    }
     for key, text in (("burst_per_s", "all submitted at once"), ("window_per_s", "one per engine under way")):
         for n in sorted(counts):
             target = TASK_TARGETS.get(n, "nearly flat" if n > 1024 else "")
             yield f"load-balanced tasks/s, {n} engines, {text}", "tasks", f"{n}/{key}", "ours", "stock", target
     for n in sorted(counts):
-        yield f"CPU per task, hub and database included, {n} engines, ms", "tasks", f"{n}/cpu_ms", "ours", "stock", "≤ 1/30 ×"
+        yield (
+            f"CPU per task, hub and database included, {n} engines, ms",
+            "tasks",
+            f"{n}/cpu_ms",
+            "ours",
+            "stock",
+            "≤ 1/30 ×",
+        )
 
 
 # Text, scenario, key, subject, compared with, target.
 SUMMARY = [
-    *((f"mux round trips/s, engines: {n}, all recorded", "mux", f"{n}/per_s", "ours", "raw", "> 1 ×") for n in (1, 16, 256)),
+    *(
+        (f"mux round trips/s, engines: {n}, all recorded", "mux", f"{n}/per_s", "ours", "raw", "> 1 ×")
+        for n in (1, 16, 256)
+    ),
     *(
         (f"mux round trips/s, engines: {n}, no database", "mux", f"{n}/per_s", "ours-nodb", "raw", "≥ 1.5 ×")
         for n in (1, 16, 256)
@@ -101,14 +127,28 @@ SUMMARY = [
     ("start to usable, s", "start", "usable_s", "ours", "stock", "< 0.05"),
     ("1024 engines at once, all in, s", "register", "1024/all_in_s", "ours", "stock", "< 2"),
     ("registration request → `client.ids`, fake engine, s", "register", "one_s", "ours", "stock", "≤ 0.5"),
-    ("registration request → `client.ids`, stock engine, s", "python", "engine_request_to_ids_s", "ours", "stock", "≤ 0.5"),
+    (
+        "registration request → `client.ids`, stock engine, s",
+        "python",
+        "engine_request_to_ids_s",
+        "ours",
+        "stock",
+        "≤ 0.5",
+    ),
     ("killed engine → task failed, s", "failure", "killed/task_ended_s", "ours", "stock", "< 0.2"),
     ("killed engine → task done elsewhere, s", "failure", "killed_retry/task_ended_s", "ours", "stock", "< 0.2"),
     ("engine gone without a word → task failed, s", "failure", "unplugged/task_ended_s", "ours", "stock", "< 0.2"),
     ("frozen engine → unregistered, s", "failure", "frozen/unregistered_s", "ours", "stock", "< 3"),
     ("p99 round trip beside a stopped client, µs", "slow", "stopped_client/meanwhile_p99_us", "ours", "stock", ""),
     ("controller memory (RSS) then, MB", "slow", "stopped_client/peak_rss_mb", "ours", "stock", "bounded"),
-    ("p99 round trip beside a stopped subscriber, µs", "slow", "stopped_subscriber/meanwhile_p99_us", "ours", "stock", ""),
+    (
+        "p99 round trip beside a stopped subscriber, µs",
+        "slow",
+        "stopped_subscriber/meanwhile_p99_us",
+        "ours",
+        "stock",
+        "",
+    ),
     ("controller memory (RSS) then, MB", "slow", "stopped_subscriber/peak_rss_mb", "ours", "stock", "bounded"),
     ("`apply_sync` of the stock client, ms", "python", "apply_one_ms", "ours", "stock", ""),
     ("100 MB pushed to all four engines, ms", "python", "100MB/push_all_ms", "ours", "stock", ""),

@@ -15,7 +15,6 @@ from pathlib import Path
 
 from processes import Group
 
-
 # 4096 engines with 8 connections each, all in one process of the generator, and of a controller that is one process.
 OPEN_FILES_WANTED = 4096 * 8 + 300
 
@@ -152,8 +151,8 @@ def find(root, venv, ours):
         found.append(Subject("stock-nodb", "stock, no db", (*stock, "--nodb"), stock=True))
     else:
         missing.append(
-            f"stock: no {python}; make one with `python3 -m venv {venv} && {venv}/bin/pip install ipyparallel==9.2.0 numpy`"
-            ", or name another with IPP_VENV"
+            f"stock: no {python}; make one with `python3 -m venv {venv} && "
+            f"{venv}/bin/pip install ipyparallel==9.2.0 numpy`, or name another with IPP_VENV"
         )
     if ours.exists():
         command = (str(ours), "ipcontroller")
