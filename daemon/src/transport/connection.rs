@@ -25,6 +25,8 @@ pub(super) struct Connection {
     read: OwnedReadHalf,
     /// Bytes of a message that has not come in full, as counted in the total.
     partial: usize,
+    /// Whether anything came.
+    spoke: bool,
     /// Whether the handshake is done.
     ready: bool,
     /// Until it is done: its end. Later: the end of patience with a client that does not read.
@@ -39,6 +41,7 @@ impl Connection {
             peer,
             read,
             partial: 0,
+            spoke: false,
             ready: false,
             timer,
         }
@@ -110,8 +113,12 @@ impl Connection {
                 pin!(self.read.read_buf(&mut space)).poll(cx)
             };
             let result = read.map(|read| match read {
-                Ok(0) => Err(End::Closed("closed by the peer".to_owned())),
-                Ok(count) => self.take_events(link, outbox).map(|()| count),
+                Ok(count) if count > 0 => {
+                    self.spoke = true;
+                    self.take_events(link, outbox).map(|()| count)
+                }
+                _ if self.spoke && !self.ready => Err(End::Refused(Refusal::Left)),
+                Ok(_) => Err(End::Closed("closed by the peer".to_owned())),
                 Err(error) => Err(End::Closed(lost_connection(&error))),
             });
             link.park(&mut pool);

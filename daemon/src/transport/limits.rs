@@ -35,7 +35,7 @@ pub struct TransportLimits {
     pub tasks_in_flight_max: usize,
     /// Bytes that wait for one peer.
     pub queue_max: usize,
-    /// How long a client above `queue_max` may take nothing at all.
+    /// How long a congested client may take nothing at all.
     pub stall: Duration,
     /// Bytes that wait for all peers, with what came of unfinished messages.
     pub total_max: usize,

@@ -18,7 +18,7 @@
 //! | in flight | `in_flight_max`, `tasks_in_flight_max` | a client is not read until its large frames have been passed on; one message of any size always passes |
 //! | congestion | `queue_max` | `Event::Congested`: the router sends this peer no more until `Event::Drained`, at half of it; a message on an empty queue may have any size |
 //! | oldest first | `queue_max` | a subscriber loses the oldest output, whole messages, and the log says how many |
-//! | stall | `stall` | a client above `queue_max` that takes nothing for this long is closed |
+//! | stall | `stall` | a congested client that takes nothing for this long is closed |
 //! | total | `total_max` | connections in the middle of a large message are not read, except one, and that only while less than half of the bound waits to be written |
 //! | events | 16,384 or 32 MiB | nobody is read until the router has taken them |
 //!

@@ -20,6 +20,9 @@ pub(super) enum Refusal {
     ChannelFull(usize),
     /// It made place for newer ones.
     HalfOpenFull(usize),
+    /// It spoke, and left before the handshake was done: libzmq does so without a word when it does
+    /// not like our mechanism.
+    Left,
     /// What it sent was no ZMTP, or not ours.
     Protocol(zmtp::Error),
     /// Its handshake took too long.
@@ -35,6 +38,9 @@ impl fmt::Display for Refusal {
             Self::HalfOpenFull(max) => {
                 write!(f, "{max} other connections have not shaken hands either")
             }
+            Self::Left => f.write_str(
+                "it left during the handshake: is one side encrypted (CURVE) and the other not?",
+            ),
             Self::Protocol(error) => error.fmt(f),
             Self::Silent(limit) => {
                 write!(f, "no ZMTP handshake within {} s", limit.as_secs())
@@ -63,6 +69,7 @@ impl RefusalLog {
             Refusal::Protocol(error) => Some(discriminant(error)),
             Refusal::ChannelFull(_)
             | Refusal::HalfOpenFull(_)
+            | Refusal::Left
             | Refusal::Silent(_)
             | Refusal::Subscriptions(_) => None,
         };

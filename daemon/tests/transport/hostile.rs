@@ -1,6 +1,7 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use piparallel::transport::{Event, Security, TransportLimits};
 use piparallel_core::channel::Channel;
 use piparallel_core::wire::zmtp::SecretKey;
@@ -68,14 +69,17 @@ fn whoever_sends_nonsense_is_closed() {
 fn half_open_connections_are_closed_in_time_and_harm_nobody() {
     run(async {
         let limits = TransportLimits {
-            handshake: Duration::from_millis(700),
+            handshake: Duration::from_millis(1500),
             ..TransportLimits::default()
         };
+        // Both ends of each connection are in this process.
+        let (_, most) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
+        setrlimit(Resource::RLIMIT_NOFILE, most.min(4096), most).unwrap();
         let mut lab = Lab::new(limits);
         let address = lab.listen(Channel::MuxClient, Security::Null);
         let before = resident_bytes();
         let mut silent = Vec::new();
-        for _ in 0..400 {
+        for _ in 0..1000 {
             silent.push(lab.serve(connect(address, b"\xff")).await);
         }
         let mut good = lab.serve(connect(address, &handshake())).await;

@@ -4,16 +4,16 @@ use std::future::Future;
 use std::net::SocketAddr;
 use std::process::{Command as StdCommand, Stdio};
 use std::sync::{Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use piparallel::transport::{Event, Security, Transport, TransportLimits, bind};
+use piparallel::transport::{Event, Security, Totals, Transport, TransportLimits, bind};
 use piparallel_core::channel::Channel;
 use piparallel_core::ids::PeerId;
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader, Lines};
 use tokio::process::{Child, ChildStdin, ChildStdout, Command};
 use tokio::task::LocalSet;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
 /// No test waits longer for one thing.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -98,6 +98,16 @@ impl Lab {
         };
         let found = timeout(PATIENCE, wait).await;
         found.unwrap_or_else(|_| panic!("waited for {what}, saw {:?}", self.events))
+    }
+
+    /// Routes until the sums are as expected.
+    pub(crate) async fn until_totals(&mut self, what: &str, done: impl Fn(&Totals) -> bool) {
+        let deadline = Instant::now() + PATIENCE;
+        while !done(&self.transport.totals()) {
+            let totals = self.transport.totals();
+            assert!(Instant::now() < deadline, "waited for {what}: {totals:?}");
+            self.serve(sleep(Duration::from_millis(10))).await;
+        }
     }
 
     /// Routes while `work` goes on.

@@ -1,5 +1,4 @@
 use std::collections::BTreeSet;
-use std::time::Duration;
 
 use bytes::Bytes;
 use piparallel::transport::{Event, Security, TransportLimits};
@@ -150,10 +149,10 @@ async fn handshake(security: Security, server: Option<&str>, expected: &[&str]) 
     assert!(expected.contains(&name), "libzmq says {line}");
     let succeeded = name == "HANDSHAKE_SUCCEEDED";
     // libzmq may know before we do.
-    while lab.transport.totals().connected + lab.transport.totals().refused as usize == 0 {
-        lab.serve(tokio::time::sleep(Duration::from_millis(10)))
-            .await;
-    }
+    lab.until_totals("the outcome", |totals| {
+        totals.connected > 0 || totals.refused > 0
+    })
+    .await;
     assert_eq!(lab.transport.totals().connected, usize::from(succeeded));
     assert_eq!(lab.transport.totals().refused == 0, succeeded);
 }

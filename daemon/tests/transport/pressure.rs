@@ -68,10 +68,7 @@ fn a_client_that_does_not_read_is_closed_and_others_do_not_notice() {
                 _ => None,
             })
             .await;
-        assert!(
-            reason.starts_with("does not read its replies: 6"),
-            "{reason}"
-        );
+        assert!(reason.starts_with("does not read its replies"), "{reason}");
         assert!(began.elapsed() < Duration::from_secs(5));
         assert_eq!(lab.transport.totals().queued_bytes, 0);
     });
