@@ -225,8 +225,8 @@ impl Engine {
         };
         let request = Read::new(&frames);
         let outcome = match outside.chance.below(100) {
-            0..2 => return self.crash(outside),
-            2..14 => "error",
+            0..2 if !outside.is_draining => return self.crash(outside),
+            ..14 => "error",
             14..18 => "aborted",
             // A task that all refuse waits for another engine: the last to come must be willing.
             18..22 if channel == Channel::TaskEngine && !outside.is_draining => "unmet",
