@@ -59,7 +59,7 @@ compat: build ## run ipyparallel's own test suite against it (VERSIONS="9.2.0 8.
 .PHONY: fuzz-replay
 fuzz-replay: ## feed the committed fuzzing corpus to the fuzz targets once
 	@tests/setup rust
-	$(CARGO) test --locked --package piparallel-core --test corpus
+	$(CARGO) test --locked --package piparallel-core --test fuzz
 
 .PHONY: lint
 lint: ## check formatting, clippy, the documentation's links, shell scripts and Python
