@@ -819,7 +819,7 @@ fn requests_to_an_engine_that_never_answers_are_bounded() {
 fn tasks_of_empty_frames_are_bounded_too() {
     let mut pool = Pool::new();
     let client = pool.client();
-    for _ in 0..40 {
+    for _ in 0..80 {
         let header = pool.header("apply_request");
         let mut frames = pool.frames(&[], [&header, &json!({}), &json!({}), &json!({})], &[]);
         frames.extend(std::iter::repeat_n(bytes::Bytes::new(), 130_000));

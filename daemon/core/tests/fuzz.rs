@@ -3,7 +3,8 @@
 
 #![allow(
     unreachable_pub,
-    reason = "the targets are a library of their own as well"
+    clippy::unwrap_used,
+    reason = "the targets are a library of their own as well, and a panic is a failed test"
 )]
 
 #[path = "../fuzz/src/lib.rs"]

@@ -10,6 +10,7 @@ use std::pin::pin;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::Context as _;
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use piparallel_core::channel::{Channel, Side};
 use piparallel_core::clock::Now;
 use piparallel_core::controller::{
@@ -78,6 +79,7 @@ pub async fn run(
     ready: impl FnOnce(),
     shutdown: impl Future<Output = ()>,
 ) -> anyhow::Result<()> {
+    raise_open_files();
     let (dask_results, mut dask_inputs) = mpsc::unbounded_channel();
     let (store_replies, mut store_inputs) = mpsc::unbounded_channel();
     let mut this = Loop {
@@ -127,6 +129,15 @@ impl Outside {
             refused_connections: totals.refused,
             disk: self.store.as_ref().map(Store::status).unwrap_or_default(),
         }
+    }
+}
+
+/// An engine has eight connections, so the usual soft limit of 1024 files ends at 120 engines.
+fn raise_open_files() {
+    let raised = getrlimit(Resource::RLIMIT_NOFILE)
+        .and_then(|(_, hard)| setrlimit(Resource::RLIMIT_NOFILE, hard, hard));
+    if let Err(cause) = raised {
+        log::warn!("the limit on open files stays as it is ({cause}): large pools may not fit");
     }
 }
 
