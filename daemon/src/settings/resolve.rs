@@ -461,14 +461,15 @@ mod tests {
     }
 
     #[test]
-    fn defaults_are_those_of_stock() {
+    fn defaults_are_those_of_stock_but_for_the_heartbeat() {
         let s = settings(&[]).unwrap();
         assert_eq!(s.client.addresses, [Ipv4Addr::LOCALHOST]);
         assert_eq!(
             s.client.file,
             PathBuf::from("/p/security/ipcontroller-client.json")
         );
-        assert_eq!(s.heartbeat.period, Duration::from_secs(3));
+        assert_eq!(s.heartbeat.period, Duration::from_millis(500));
+        assert_eq!(s.heartbeat.misses_max, 4);
         assert_eq!(s.registration_timeout, Duration::from_secs(30));
         assert_eq!((s.scheme, s.hwm), (Scheme::LeastLoad, Some(1)));
         assert_eq!(s.ports, PortPlan::default());
