@@ -30,11 +30,15 @@ class Message:
 
 
 class Peer:
-    """Sockets to one controller, and a session that signs as its connection file says."""
+    """Sockets to one controller, and a session that signs as its connection file says.
+
+    Like the stock peers it has one CURVE key pair, for all of its connections.
+    """
 
     def __init__(self, info: dict):
         self.info = info
         self.context = zmq.Context()
+        self.curve_keys = zmq.curve_keypair()
         self.session = Session(
             key=info["key"].encode(),
             signature_scheme=info["signature_scheme"],
@@ -60,7 +64,7 @@ class Peer:
             sock.subscribe = b""
         if self.info.get("curve_serverkey"):
             sock.curve_serverkey = self.info["curve_serverkey"].encode()
-            sock.curve_publickey, sock.curve_secretkey = zmq.curve_keypair()
+            sock.curve_publickey, sock.curve_secretkey = self.curve_keys
         for port in ports:
             sock.connect(self.url(port))
         return sock
