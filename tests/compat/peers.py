@@ -30,7 +30,10 @@ class Message:
 
 
 class Peer:
-    """Sockets to one controller, and a session that signs as its connection file says."""
+    """Sockets to one controller, and a session that signs as its connection file says.
+
+    Like the stock peers it has one CURVE key pair, for all of its connections.
+    """
 
     def __init__(self, info: dict):
         self.info = info

@@ -117,10 +117,12 @@ def test_a_message_without_an_end(unharmed):
         for _ in range(6):
             sock.sendall(frames)
     except OSError:
-        pass
-    time.sleep(0.5)
-    unharmed.check()
-    unharmed.check_size()
+        pass  # refused
+    for _ in range(20):
+        unharmed.check()
+        unharmed.check_size()
+        time.sleep(0.1)
+    sock.close()
 
 
 def test_a_thousand_half_open_connections(unharmed):
@@ -278,6 +280,7 @@ def test_an_engine_that_takes_the_name_of_another_gets_nothing(unharmed, new_pee
     assert thief.request(0.2) is None
 
 
+@stock_defect("may take seconds to answer meanwhile", strict=False)
 def test_a_client_that_floods_delays_nobody(unharmed, new_peer):
     flood = new_peer(RawClient, unharmed.controller.info("client"))
     for _ in range(20_000):
@@ -290,6 +293,5 @@ def test_a_flood_of_tasks_that_nobody_reads_back(unharmed, new_peer):
     flood = new_peer(RawClient, unharmed.controller.info("client"))
     for _ in range(5_000):
         flood.send("mux", "apply_request", to=unharmed.engine.uuid)
-    flood.close()
     until(lambda: len(unharmed.engine.served) >= 5_000, 60, "all requests reached the engine")
     unharmed.check(5)

@@ -122,13 +122,21 @@ def test_ids_are_given_once(raw_client, new_engine):
     assert [new_engine().id, new_engine(id=7).id, new_engine().id, new_engine(id=7).id] == [1, 7, 8, 9]
 
 
-@stock_defect("no reply: its socket keeps the first connection of that name")
-def test_an_engine_with_the_uuid_of_another_is_refused(controller, new_peer, new_engine):
+@stock_defect("drops it without a word")
+def test_an_engine_with_the_uuid_of_another_is_told_or_logged(controller, raw_client, new_peer, new_engine):
     first = new_engine()
+    logged_before = controller.log.stat().st_size
     second = new_peer(FakeEngine, controller.info("engine"), name=first.uuid)
-    reply = second.register(seconds=3)
-    assert reply is not None, "no answer to the second engine"
-    assert reply.content["status"] == "error" and reply.content["evalue"]
+    second.request_registration()
+
+    def refused():
+        reply = second.read(second.registration, 0.1)
+        assert reply is None or reply.content["status"] == "error"
+        news = controller.log.read_text()[logged_before:]
+        return reply is not None or "routing id" in news
+
+    until(refused, 5, "an error for the second engine, or a line in the log")
+    assert raw_client.engines() == {str(first.id): first.uuid}
 
 
 def test_a_registration_with_the_uuid_of_another_in_it_is_refused(controller, new_peer, new_engine):
