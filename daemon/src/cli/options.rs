@@ -27,7 +27,7 @@ pub struct PlaceOptions {
 /// Where task records are kept.
 #[derive(Clone, Copy, Debug, ValueEnum)]
 pub enum Database {
-    /// The latest 1024 tasks
+    /// The latest 10,000 tasks, 16 MiB at most
     Memory,
     /// No records: no history, no results of other clients
     None,

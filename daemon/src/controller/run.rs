@@ -222,17 +222,18 @@ impl Loop {
                         .handle_event(now, Event::DbReply { ticket, reply });
                 }
             }
-            Command::SaveEngines(text) => {
-                if let Err(cause) = engines_file::write(&self.outside.engines_file, text.as_bytes())
-                {
-                    log::warn!("{cause:#}; --restore would not find the engines");
-                }
-            }
+            Command::SaveEngines(text) => self.save_engines(&text),
             Command::StartDask { ticket, arguments } => {
                 self.start_dask(ticket, arguments.get().to_owned())
             }
             Command::StopDask => self.dask = None,
             Command::Shutdown => self.ended = true,
+        }
+    }
+
+    fn save_engines(&self, text: &str) {
+        if let Err(cause) = engines_file::write(&self.outside.engines_file, text.as_bytes()) {
+            log::warn!("{cause:#}; --restore would not find the engines");
         }
     }
 
@@ -272,6 +273,9 @@ impl Loop {
 
     /// Lets the last messages leave, and the database write what it was told.
     async fn finish(mut self) {
+        if let Some(text) = self.machine.unsaved_engines() {
+            self.save_engines(&text);
+        }
         let last_moment = TokioInstant::now() + FLUSH_TIMEOUT;
         while self.outside.transport.totals().queued_bytes > 0 && TokioInstant::now() < last_moment
         {

@@ -1,5 +1,5 @@
 //! The command line of stock `ipcontroller`, with the habits of traitlets: `--Class.trait=value`,
-//! `--name=value`, `--name value` and flags. Unknown names are warned about, as stock does it.
+//! `--name=value`, `--name value` and flags. Unknown names are refused.
 
 use super::config::{Config, Rank};
 use super::traits;
@@ -65,7 +65,7 @@ pub fn parse(args: &[String], config: &mut Config) -> Result<Request, String> {
         }
     }
     for (name, values) in collected {
-        assign(config, &name, values);
+        assign(config, &name, values)?;
     }
     for flag in flags.iter().filter_map(|name| traits::find_flag(name)) {
         for (class, name, value) in flag.sets {
@@ -112,7 +112,8 @@ fn is_value(arg: &str) -> bool {
     !arg.starts_with('-') || arg == "-" || arg.parse::<f64>().is_ok()
 }
 
-fn assign(config: &mut Config, name: &str, values: Vec<String>) {
+/// An unknown `Class.trait` is only warned about, an unknown short name is a typing error: as in stock.
+fn assign(config: &mut Config, name: &str, values: Vec<String>) -> Result<(), String> {
     let origin = format!("--{name}");
     if let Some((class, name)) = name.rsplit_once('.') {
         config.assign(
@@ -131,13 +132,10 @@ fn assign(config: &mut Config, name: &str, values: Vec<String>) {
             .filter_map(|t| t.alias)
             .chain(traits::FLAGS.iter().map(|f| f.name));
         let hint = traits::nearest(name, names)
-            .map_or(" (--help lists the options)".to_owned(), |n| {
-                format!(", did you mean --{n}?")
-            });
-        config.warnings.push(format!(
-            "option --{name} is not known and has no effect{hint}"
-        ));
+            .map_or(String::new(), |n| format!(", did you mean --{n}?"));
+        return Err(format!("option --{name} is not known{hint}"));
     }
+    Ok(())
 }
 
 #[cfg(test)]
@@ -231,16 +229,12 @@ mod tests {
     }
 
     #[test]
-    fn unknown_names_are_warned_about_with_the_nearest_known_one() {
-        let (config, request) = run(&["--pin=200", "extra", "--", "--ping"]);
+    fn unknown_names_are_refused_with_the_nearest_known_one() {
+        let refused = run(&["--pin=200"]).1.unwrap_err();
+        assert!(refused.contains("did you mean --ping?"), "{refused}");
+        let (config, request) = run(&["extra", "--", "--ping"]);
         assert_eq!(request, Ok(Request::Run));
-        assert_eq!(config.warnings.len(), 2);
-        assert!(
-            config
-                .warnings
-                .iter()
-                .any(|w| w.contains("did you mean --ping?"))
-        );
+        assert_eq!(config.warnings.len(), 1);
     }
 
     #[test]

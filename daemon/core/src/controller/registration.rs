@@ -466,6 +466,11 @@ impl Controller {
         Ok(())
     }
 
+    /// What is not saved yet of the engine table, for a controller that ends.
+    pub fn unsaved_engines(&self) -> Option<String> {
+        self.save_engines_at.map(|_| self.engines_json())
+    }
+
     fn engines_json(&self) -> String {
         let engines: serde_json::Map<String, serde_json::Value> = self
             .engines
