@@ -11,6 +11,8 @@ use tokio::runtime::{LocalOptions, LocalRuntime};
 
 use exit::Exit;
 
+/// `piparallel config`.
+pub mod config;
 /// `piparallel controller`.
 pub mod controller;
 /// Exit codes and error lines.
@@ -69,6 +71,8 @@ enum Command {
     ///
     /// Exit code 3 means that there is no controller.
     Status(status::StatusOptions),
+    /// Show the options of this node, and where each is from
+    Config(config::ConfigOptions),
     /// Print completions for a shell
     Completions { shell: Shell },
     /// Write the man pages to a directory, or the first one to standard output
@@ -111,6 +115,7 @@ fn run(command: Command) -> anyhow::Result<Exit> {
         Command::Controller(options) => controller::run(&options),
         Command::Ipcontroller { args } => ipcontroller::run(&args),
         Command::Status(options) => status::run(&options),
+        Command::Config(options) => config::run(&options),
         Command::Completions { shell } => {
             let mut text = Vec::new();
             clap_complete::generate(shell, &mut Cli::command(), "piparallel", &mut text);

@@ -7,6 +7,7 @@ use anyhow::Context as _;
 use clap::{Args, ValueEnum};
 
 use crate::settings::config::{Config, Rank};
+use crate::settings::node::Sources;
 use crate::settings::value::Value;
 
 /// Which controller is meant.
@@ -22,6 +23,28 @@ pub struct PlaceOptions {
     /// Name of one of several controllers in a profile
     #[arg(long, value_name = "ID")]
     pub cluster_id: Option<String>,
+}
+
+/// Where the options of a node are.
+#[derive(Args, Clone, Debug, Default)]
+#[command(next_help_heading = "Options of the node")]
+pub struct NodeOptions {
+    /// Read piparallel.toml from here, and FILE.d/*.toml, instead of from the system's directories
+    #[arg(long, value_name = "FILE", env = "PIPARALLEL_CONFIG")]
+    pub config: Option<PathBuf>,
+    /// Set an option, such as engines.count=2; `piparallel config --reference` lists them
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    pub assignments: Vec<String>,
+}
+
+impl NodeOptions {
+    #[must_use]
+    pub fn sources(&self) -> Sources {
+        Sources {
+            file: self.config.clone(),
+            assignments: self.assignments.clone(),
+        }
+    }
 }
 
 /// Where task records are kept.
