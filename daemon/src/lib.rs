@@ -5,6 +5,8 @@
 pub mod cli;
 /// The controller role: sockets, files and loop around the machines of the core.
 pub mod controller;
+/// Other nodes on the network.
+pub mod discovery;
 /// Questions to a hub.
 pub mod hub_client;
 /// The log backend.
