@@ -52,8 +52,10 @@ impl Links {
             SockProtocol::NetlinkRoute,
         )?;
         bind(fd.as_raw_fd(), &NetlinkAddr::new(0, GROUPS))?;
+        // SAFETY: an `OwnedFd` is open as long as it lives, and is always the same.
+        let socket = unsafe { AsyncFd::register(fd) }?;
         Ok(Self {
-            socket: AsyncFd::register(fd)?,
+            socket,
             usable: usable(&filter),
             filter,
             changed_at: None,
