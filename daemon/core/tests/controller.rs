@@ -4,9 +4,10 @@ mod pool;
 
 use std::time::Duration;
 
-use piparallel_core::channel::Channel;
-use piparallel_core::controller::Event;
+use piparallel_core::channel::{Channel, Side};
+use piparallel_core::controller::{Config, Event};
 use piparallel_core::limits::ENGINE_QUEUE_MAX;
+use piparallel_core::wire::zmtp::SecretKey;
 use pool::{Pool, config};
 use serde_json::json;
 
@@ -48,6 +49,61 @@ fn an_engine_registers_only_itself() {
     let reply = pool.receive(stranger);
     assert_eq!(reply.content["status"], "error");
     assert_eq!(reply.ename(), "RuntimeError");
+}
+
+#[test]
+fn on_the_shared_socket_each_side_says_only_what_is_its_own() {
+    let mut pool = Pool::new();
+    let engine = pool.connect_with(Channel::Registration, "uuid-0", None, Side::Engine);
+    for question in ["connection_request", "db_request", "shutdown_request"] {
+        let reply = pool.ask(engine, question, json!({}));
+        assert_eq!(reply.msg_type(), "hub_error");
+        assert_eq!(reply.ename(), "PermissionError", "{question}");
+    }
+    assert!(!pool.shut_down);
+    let client = pool.connect_with(Channel::Registration, "", None, Side::Client);
+    let reply = pool.ask(client, "registration_request", json!({"uuid": "uuid-1"}));
+    assert_eq!(reply.ename(), "PermissionError");
+    let reply = pool.ask(client, "connection_request", json!({}));
+    assert_eq!(reply.content["status"], "ok");
+    let reply = pool.ask_to_register(engine, "uuid-0");
+    assert_eq!(reply.content["status"], "ok");
+}
+
+#[test]
+fn where_keys_are_known_an_engine_is_touched_only_with_its_own() {
+    let mut pool = Pool::with(Config {
+        engine_keys_are_known: true,
+        ..config()
+    });
+    let key = |byte| Some(SecretKey::new([byte; 32]).public());
+    let (own, other) = (key(1), key(2));
+    let registration = pool.connect_with(Channel::Registration, "uuid-0", own, Side::Engine);
+    pool.ask_to_register(registration, "uuid-0");
+    let stranger = pool.connect_with(Channel::ControlEngine, "uuid-0", other, Side::Engine);
+    assert!(pool.closed.contains(&stranger));
+    let control = pool.connect_with(Channel::ControlEngine, "uuid-0", own, Side::Engine);
+    assert!(!pool.closed.contains(&control));
+    let nanny = pool.connect_with(Channel::Registration, "", other, Side::Engine);
+    pool.request(
+        nanny,
+        &[],
+        "unregistration_request",
+        json!({}),
+        json!({"id": 0}),
+    );
+    let again = pool.ask_to_register(registration, "uuid-0");
+    assert_eq!(again.content["status"], "error", "it is still registered");
+    let nanny = pool.connect_with(Channel::Registration, "", own, Side::Engine);
+    pool.request(
+        nanny,
+        &[],
+        "unregistration_request",
+        json!({}),
+        json!({"id": 0}),
+    );
+    let again = pool.ask_to_register(registration, "uuid-0");
+    assert_eq!(again.content["status"], "ok");
 }
 
 #[test]
@@ -304,7 +360,7 @@ fn an_engine_that_unregistered_does_not_come_back() {
 #[test]
 fn engines_of_an_earlier_controller_are_taken_up_when_they_answer() {
     let restored = r#"{"engines": {"3": "uuid-3", "4": "dead"}, "next_id": 7}"#;
-    let mut pool = Pool::with(piparallel_core::controller::Config {
+    let mut pool = Pool::with(Config {
         restored_engines: Some(restored.into()),
         ..config()
     });
@@ -693,7 +749,7 @@ fn engines_out_of_reach_are_saved_too() {
     );
     // Two controllers later it is still known.
     for _ in 0..2 {
-        pool = Pool::with(piparallel_core::controller::Config {
+        pool = Pool::with(Config {
             restored_engines: pool.saved_engines.clone().or(saved.clone()),
             ..config()
         });

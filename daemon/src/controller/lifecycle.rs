@@ -7,6 +7,7 @@ use tokio::sync::Notify;
 use super::bind::{Bound, bind, bind_again};
 use super::claim::Claim;
 use super::connection_file::{self, ConnectionFiles};
+use super::run::EngineKeys;
 use crate::settings::ControllerSettings;
 
 /// A controller whose sockets are bound and that nobody knows of yet.
@@ -16,6 +17,7 @@ pub struct Prepared {
     files: ConnectionFiles,
     /// The files of an earlier controller are there and stay as they are.
     is_continued: bool,
+    engine_keys: Option<EngineKeys>,
     _claim: Claim,
 }
 
@@ -42,6 +44,7 @@ pub fn prepare(mut settings: ControllerSettings) -> anyhow::Result<Prepared> {
         settings,
         bound,
         is_continued: existing.is_some(),
+        engine_keys: None,
         _claim: claim,
     })
 }
@@ -50,6 +53,11 @@ impl Prepared {
     #[must_use]
     pub fn settings(&self) -> &ControllerSettings {
         &self.settings
+    }
+
+    /// Lets in only engines that have one of these keys, whatever the settings say.
+    pub fn limit_engines(&mut self, keys: EngineKeys) {
+        self.engine_keys = Some(keys);
     }
 
     /// Runs until `shutdown`, or until a client asks for the end. The connection files exist as long as
@@ -80,7 +88,14 @@ impl Prepared {
             }
         };
         let keep = self.settings.reuse;
-        let result = super::run(self.settings, self.bound, on_ready, shutdown).await;
+        let result = super::run(
+            self.settings,
+            self.bound,
+            self.engine_keys,
+            on_ready,
+            shutdown,
+        )
+        .await;
         if !keep {
             self.files.remove();
         }

@@ -4,6 +4,7 @@
 //! One task owns the machine. Each turn takes all events that are there, lets the machine decide,
 //! carries out its commands and writes to each peer once.
 
+use std::collections::BTreeSet;
 use std::future::Future;
 use std::path::PathBuf;
 use std::pin::pin;
@@ -19,7 +20,8 @@ use piparallel_core::controller::{
 use piparallel_core::scheduler;
 use piparallel_core::task_db::{DbError, DbReply, Ticket};
 use piparallel_core::wire::sign::Signer;
-use tokio::sync::mpsc;
+use piparallel_core::wire::zmtp::PublicKey;
+use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant as TokioInstant, sleep, sleep_until};
 
 use super::bind::Bound;
@@ -27,7 +29,7 @@ use super::dask::DaskScheduler;
 use super::{connection_file, engines_file};
 use crate::python;
 use crate::settings::sources::Environment;
-use crate::settings::{ControllerSettings, DatabaseSettings};
+use crate::settings::{ControllerSettings, CurveSettings, DatabaseSettings};
 use crate::store::{Store, StoreConfig};
 use crate::transport::{self, Security, Transport, TransportLimits};
 
@@ -55,27 +57,37 @@ enum Input {
     Batch,
     Store(Ticket, DbReply),
     Dask(Ticket, Result<DaskScheduler, String>),
+    EngineKeys,
     Timeout,
     Stop,
 }
+
+/// The public keys of the engines that are let in; a change of it cuts off those that are not in it any
+/// more.
+pub type EngineKeys = watch::Receiver<BTreeSet<PublicKey>>;
 
 struct Loop {
     machine: Controller,
     outside: Outside,
     started: Instant,
+    /// Our keys for clients and for engines, where they differ.
+    sides: Option<(PublicKey, PublicKey)>,
+    engine_keys: Option<EngineKeys>,
     dask: Option<DaskScheduler>,
     dask_results: mpsc::UnboundedSender<(Ticket, Result<DaskScheduler, String>)>,
     ended: bool,
 }
 
 /// Runs a controller on bound sockets until `shutdown`, or until a client asks for the end. `ready` is
-/// called when peers are served. Must run on a `LocalRuntime`.
+/// called when peers are served. With `engine_keys`, only engines that have one of them are let in. Must run
+/// on a `LocalRuntime`.
 ///
 /// # Errors
 /// The database cannot be opened, the saved engines cannot be read, or a socket cannot be served.
 pub async fn run(
     settings: ControllerSettings,
     bound: Bound,
+    engine_keys: Option<EngineKeys>,
     ready: impl FnOnce(),
     shutdown: impl Future<Output = ()>,
 ) -> anyhow::Result<()> {
@@ -83,7 +95,10 @@ pub async fn run(
     let (dask_results, mut dask_inputs) = mpsc::unbounded_channel();
     let (store_replies, mut store_inputs) = mpsc::unbounded_channel();
     let mut this = Loop {
-        machine: Controller::new(machine_config(&settings, &bound)?)?,
+        machine: Controller::new(Config {
+            engine_keys_are_known: engine_keys.is_some(),
+            ..machine_config(&settings, &bound)?
+        })?,
         outside: Outside {
             store: start_store(&settings, store_replies)?,
             engines_file: engines_file::path(&settings),
@@ -91,11 +106,14 @@ pub async fn run(
             transport: start_transport(&settings, bound)?,
         },
         started: Instant::now(),
+        sides: settings.curve.as_ref().and_then(separate_sides),
+        engine_keys,
         dask: None,
         dask_results,
         ended: false,
     };
     this.machine.set_shell_status(this.outside.status());
+    this.let_engines_in();
     ready();
     let mut shutdown = pin!(shutdown);
     let mut batch = Vec::new();
@@ -109,6 +127,7 @@ pub async fn run(
             biased;
             () = &mut shutdown => Input::Stop,
             () = &mut timer => Input::Timeout,
+            () = changed(&mut this.engine_keys) => Input::EngineKeys,
             Some((ticket, reply)) = store_inputs.recv() => Input::Store(ticket, reply),
             Some((ticket, result)) = dask_inputs.recv() => Input::Dask(ticket, result),
             () = this.outside.transport.next_batch(&mut batch) => Input::Batch,
@@ -169,6 +188,7 @@ impl Loop {
         let now = self.now();
         match input {
             Input::Stop => self.ended = true,
+            Input::EngineKeys => self.let_engines_in(),
             Input::Timeout => {
                 self.machine.set_shell_status(self.outside.status());
                 self.machine.handle_timeout(now);
@@ -179,13 +199,23 @@ impl Loop {
             Input::Dask(ticket, result) => self.dask_started(now, ticket, result),
             Input::Batch => {
                 for event in batch.drain(..) {
-                    self.machine.handle_event(now, core_event(event));
+                    let event = self.core_event(event);
+                    self.machine.handle_event(now, event);
                     self.execute_all();
                 }
             }
         }
         self.execute_all();
         self.outside.transport.flush();
+    }
+
+    fn let_engines_in(&mut self) {
+        if let Some((_, server)) = self.sides
+            && let Some(keys) = &mut self.engine_keys
+        {
+            let keys = keys.borrow_and_update().clone();
+            self.outside.transport.set_allowed_keys(server, Some(keys));
+        }
     }
 
     fn execute_all(&mut self) {
@@ -323,6 +353,7 @@ fn machine_config(settings: &ControllerSettings, bound: &Bound) -> anyhow::Resul
             DatabaseSettings::None => DatabaseKind::None,
         },
         engine_connection_info: connection_file::engine_info(settings, bound).into(),
+        engine_keys_are_known: false,
         restored_engines,
     })
 }
@@ -380,26 +411,51 @@ async fn pool_python(known: Option<PathBuf>) -> anyhow::Result<PathBuf> {
     }
 }
 
-fn core_event(event: transport::Event) -> Event {
-    match event {
-        transport::Event::Message { peer, frames, .. } => Event::Message { peer, frames },
-        transport::Event::Connected {
-            peer,
-            channel,
-            identity,
-            curve_key,
-            address,
-        } => Event::Connected {
-            peer,
-            channel,
-            identity,
-            curve_key,
-            address: address.to_string(),
-        },
-        transport::Event::Disconnected { peer, .. } => Event::Disconnected { peer },
-        transport::Event::Subscribed { peer, .. } => Event::Subscribed { peer },
-        transport::Event::Congested { peer } => Event::Congested { peer },
-        transport::Event::Drained { peer } => Event::Drained { peer },
-        transport::Event::Alive { peer } => Event::Alive { peer },
+/// Our keys for clients and engines, if one does not do for both.
+fn separate_sides(curve: &CurveSettings) -> Option<(PublicKey, PublicKey)> {
+    let (client, engine) = (curve.client.public, curve.engine.public);
+    (client != engine).then_some((client, engine))
+}
+
+async fn changed(keys: &mut Option<EngineKeys>) {
+    if let Some(watched) = keys {
+        if watched.changed().await.is_ok() {
+            return;
+        }
+        // Nobody is left to change them: what was allowed last holds.
+        *keys = None;
+    }
+    std::future::pending().await
+}
+
+impl Loop {
+    fn core_event(&self, event: transport::Event) -> Event {
+        match event {
+            transport::Event::Message { peer, frames, .. } => Event::Message { peer, frames },
+            transport::Event::Connected {
+                peer,
+                channel,
+                identity,
+                curve_key,
+                server_key,
+                address,
+            } => Event::Connected {
+                peer,
+                channel,
+                identity,
+                curve_key,
+                side: match (self.sides, server_key) {
+                    (Some((client, _)), Some(key)) if key == client => Side::Client,
+                    (Some((_, engine)), Some(key)) if key == engine => Side::Engine,
+                    _ => Side::Both,
+                },
+                address: address.to_string(),
+            },
+            transport::Event::Disconnected { peer, .. } => Event::Disconnected { peer },
+            transport::Event::Subscribed { peer, .. } => Event::Subscribed { peer },
+            transport::Event::Congested { peer } => Event::Congested { peer },
+            transport::Event::Drained { peer } => Event::Drained { peer },
+            transport::Event::Alive { peer } => Event::Alive { peer },
+        }
     }
 }

@@ -4,7 +4,7 @@
 //! later look at the interfaces would not show: a link that went down and up again, an address that was
 //! taken away and given back.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::io;
 use std::net::IpAddr;
 use std::os::fd::{AsRawFd as _, OwnedFd};
@@ -32,13 +32,24 @@ const UP_AND_RUNNING: u32 = 0x1 | 0x40;
 /// Changes come in bursts, a link with each of its addresses: one event for all of them.
 const SETTLE: Duration = Duration::from_millis(300);
 
-/// The interfaces in use, by index, with their addresses.
-type Usable = BTreeMap<u32, BTreeSet<IpAddr>>;
+/// The addresses of the interfaces in use, with the interface's index.
+type Usable = BTreeSet<(u32, IpAddr)>;
+
+/// What a change amounts to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Change {
+    /// An address came, or is gone.
+    Addresses,
+    /// One that was gone is back, or was away for a moment.
+    Return,
+}
 
 pub(super) struct Links {
     socket: AsyncFd<OwnedFd>,
     filter: InterfaceFilter,
     usable: Usable,
+    /// What was gone at some moment, since the last [`Change::Return`].
+    lost: Usable,
     /// Since when there is a change that was not told yet.
     changed_at: Option<Instant>,
 }
@@ -57,6 +68,7 @@ impl Links {
         Ok(Self {
             socket,
             usable: usable(&filter),
+            lost: Usable::new(),
             filter,
             changed_at: None,
         })
@@ -64,64 +76,74 @@ impl Links {
 
     /// Waits for a change of an interface that is used, and until it has settled. Nothing is lost if the
     /// future is dropped.
-    pub(super) async fn changed(&mut self) {
+    pub(super) async fn changed(&mut self) -> Change {
         loop {
             if let Some(at) = self.changed_at {
                 sleep_until(at + SETTLE).await;
-                self.drain();
-                self.usable = usable(&self.filter);
+                self.look();
                 self.changed_at = None;
-                return;
+                if self.usable.is_disjoint(&self.lost) {
+                    return Change::Addresses;
+                }
+                self.lost.clear();
+                return Change::Return;
             }
             match self.socket.readable().await {
                 Ok(mut ready) => ready.clear_ready(),
                 // The runtime ends.
                 Err(_) => std::future::pending().await,
             }
-            self.drain();
+            self.look();
         }
     }
 
-    fn drain(&mut self) {
+    /// Reads what the kernel tells, and looks for itself.
+    fn look(&mut self) {
+        let mut interrupted = BTreeSet::new();
         let mut buffer = [0; 16 * 1024];
-        let mut has_changed = false;
         loop {
             match recv(self.socket.as_raw_fd(), &mut buffer, MsgFlags::empty()) {
-                Ok(length) => has_changed |= interrupts(&buffer[..length], &self.usable),
+                Ok(length) => interrupted.extend(interruptions(&buffer[..length])),
                 Err(Errno::EINTR) => {}
                 // Messages were lost, and nobody knows which.
-                Err(Errno::ENOBUFS) => has_changed = true,
+                Err(Errno::ENOBUFS) => interrupted.extend(self.usable.iter().map(|u| u.0)),
                 Err(_) => break,
             }
         }
-        if has_changed || usable(&self.filter) != self.usable {
+        let now = usable(&self.filter);
+        let was_there = self.usable.iter().copied();
+        let lost: Usable = was_there
+            .filter(|u| interrupted.contains(&u.0) || !now.contains(u))
+            .collect();
+        if !lost.is_empty() || now != self.usable {
             self.changed_at.get_or_insert_with(Instant::now);
         }
+        self.lost.extend(lost);
+        self.usable = now;
     }
 }
 
-/// Whether messages tell that an interface in use was interrupted.
-fn interrupts(messages: &[u8], usable: &Usable) -> bool {
+/// The indexes of interfaces that went down or lost an address.
+fn interruptions(messages: &[u8]) -> Vec<u32> {
+    let mut found = Vec::new();
     let mut rest = messages;
     // nlmsghdr: length, type, flags, sequence, port. Then ifinfomsg or ifaddrmsg: both have the index
     // at 4, and the first has the link's flags at 8.
     while let Some(length) = number(rest, 0).filter(|l| *l >= 16) {
-        let length = length as usize;
         let kind = number(rest, 4).unwrap_or(0) as u16;
-        let is_used = number(rest, 20).is_some_and(|index| usable.contains_key(&index));
-        let is_down =
-            number(rest, 24).is_some_and(|flags| flags & UP_AND_RUNNING != UP_AND_RUNNING);
+        let is_down = number(rest, 24).is_some_and(|f| f & UP_AND_RUNNING != UP_AND_RUNNING);
         let is_interrupted = match kind {
             RTM_NEWLINK => is_down,
             RTM_DELLINK | RTM_DELADDR => true,
             _ => false,
         };
-        if is_used && is_interrupted {
-            return true;
+        if is_interrupted {
+            found.extend(number(rest, 20));
         }
-        rest = rest.get(length.next_multiple_of(4)..).unwrap_or_default();
+        let next = (length as usize).next_multiple_of(4);
+        rest = rest.get(next..).unwrap_or_default();
     }
-    false
+    found
 }
 
 fn number(bytes: &[u8], at: usize) -> Option<u32> {
@@ -130,28 +152,23 @@ fn number(bytes: &[u8], at: usize) -> Option<u32> {
 }
 
 fn usable(filter: &InterfaceFilter) -> Usable {
-    let mut found = Usable::new();
     let Ok(all) = getifaddrs() else {
-        return found;
+        return Usable::new();
     };
-    for interface in all {
+    all.filter_map(|interface| {
         let flags = interface.flags;
         let is_up = flags.contains(InterfaceFlags::IFF_UP | InterfaceFlags::IFF_RUNNING);
         let is_loopback = flags.contains(InterfaceFlags::IFF_LOOPBACK);
         let name = interface.interface_name.as_str();
         if !is_up || !filter.allows(name, is_loopback) {
-            continue;
+            return None;
         }
-        let Ok(index) = if_nametoindex(name) else {
-            continue;
-        };
-        let address = interface.address.and_then(|a| {
-            let v4 = a.as_sockaddr_in().map(|a| IpAddr::V4(a.ip()));
-            v4.or_else(|| a.as_sockaddr_in6().map(|a| IpAddr::V6(a.ip())))
-        });
-        found.entry(index).or_default().extend(address);
-    }
-    found
+        let address = interface.address?;
+        let v4 = address.as_sockaddr_in().map(|a| IpAddr::V4(a.ip()));
+        let v6 = || address.as_sockaddr_in6().map(|a| IpAddr::V6(a.ip()));
+        Some((if_nametoindex(name).ok()?, v4.or_else(v6)?))
+    })
+    .collect()
 }
 
 #[cfg(test)]
@@ -162,8 +179,7 @@ mod tests {
         let mut bytes = Vec::new();
         bytes.extend(32u32.to_ne_bytes());
         bytes.extend(kind.to_ne_bytes());
-        bytes.extend([0; 10]);
-        bytes.extend([0; 4]);
+        bytes.extend([0; 14]);
         bytes.extend(index.to_ne_bytes());
         bytes.extend(flags.to_ne_bytes());
         bytes.extend([0; 4]);
@@ -172,25 +188,24 @@ mod tests {
 
     #[test]
     fn a_link_that_went_down_or_lost_an_address_is_noticed() {
-        let usable = Usable::from([(3, BTreeSet::new())]);
-        let tells = |messages: &[Vec<u8>]| interrupts(&messages.concat(), &usable);
-        assert!(tells(&[message(RTM_NEWLINK, 3, 0x1)]), "no carrier");
-        assert!(tells(&[message(RTM_NEWLINK, 3, 0x40)]), "set down");
-        assert!(!tells(&[message(RTM_NEWLINK, 3, UP_AND_RUNNING)]));
-        assert!(tells(&[message(RTM_DELADDR, 3, 0)]));
-        assert!(tells(&[message(20, 3, 0), message(RTM_DELLINK, 3, 0)]));
-        assert!(!tells(&[message(RTM_DELLINK, 4, 0)]), "not in use");
+        let one = |kind, flags| interruptions(&message(kind, 3, flags));
+        assert_eq!(one(RTM_NEWLINK, 0x1), [3], "no carrier");
+        assert_eq!(one(RTM_NEWLINK, 0x40), [3], "set down");
+        assert!(one(RTM_NEWLINK, UP_AND_RUNNING).is_empty());
+        const RTM_NEWADDR: u16 = 20;
+        assert!(one(RTM_NEWADDR, 0).is_empty());
+        let both = [message(RTM_DELADDR, 3, 0), message(RTM_DELLINK, 4, 0)];
+        assert_eq!(interruptions(&both.concat()), [3, 4]);
     }
 
     #[test]
     fn damaged_messages_are_passed_over() {
-        let usable = Usable::from([(3, BTreeSet::new())]);
         let whole = message(RTM_DELLINK, 3, 0);
         for length in 0..20 {
-            assert!(!interrupts(&whole[..length], &usable));
+            assert!(interruptions(&whole[..length]).is_empty());
         }
-        let mut endless = message(20, 3, 0);
+        let mut endless = message(RTM_DELLINK, 3, 0);
         endless[..4].copy_from_slice(&u32::MAX.to_ne_bytes());
-        assert!(!interrupts(&endless, &usable));
+        assert_eq!(interruptions(&endless), [3]);
     }
 }

@@ -17,6 +17,9 @@ const SERVICE_TYPE: &str = "_piparallel._tcp.local.";
 /// How long the goodbye may take: it is a few packets.
 const GOODBYE: Duration = Duration::from_millis(500);
 
+/// Addresses that come are announced within this time.
+const IP_CHECK_SECONDS: u32 = 1;
+
 pub(super) struct Daemon {
     daemon: ServiceDaemon,
     found: Receiver<ServiceEvent>,
@@ -32,6 +35,7 @@ impl Daemon {
         // The last selection that applies to an interface counts.
         daemon.disable_interface(IfKind::All)?;
         daemon.enable_interface(IfKind::Predicate(chosen))?;
+        daemon.set_ip_check_interval(IP_CHECK_SECONDS)?;
         Ok(Self {
             news: daemon.monitor()?,
             found: daemon.browse(SERVICE_TYPE)?,

@@ -4,8 +4,8 @@
 //! because of it. This module carries the TXT record and does not read it.
 //!
 //! The mDNS library does not recover when an interface goes down and comes back with the same address
-//! (its issue 370), or when the network is configured anew (416). So its daemon is replaced after every
-//! change of the links that are used. It shares port 5353 with avahi or systemd-resolved.
+//! (its issue 370), or when the network is configured anew (416). So its daemon is replaced when an address
+//! that was gone is back. It shares port 5353 with avahi or systemd-resolved.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -20,7 +20,7 @@ mod links;
 /// One life of the mDNS library's daemon.
 mod mdns;
 
-use links::Links;
+use links::{Change, Links};
 use mdns::Daemon;
 
 /// What a node tells everybody about itself. No secret is in it.
@@ -127,8 +127,10 @@ impl Discovery {
                         }
                     }
                 },
-                () = self.links.changed() => {
-                    self.replace_soon();
+                change = self.links.changed() => {
+                    if change == Change::Return {
+                        self.replace_soon();
+                    }
                     return Event::LinksChanged;
                 }
                 () = replace => {

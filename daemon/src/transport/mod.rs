@@ -78,6 +78,8 @@ pub enum Event {
         identity: Bytes,
         /// The key it proved to have, on a CURVE listener.
         curve_key: Option<PublicKey>,
+        /// The key of ours that it knew.
+        server_key: Option<PublicKey>,
         address: SocketAddr,
     },
     /// At least one frame.

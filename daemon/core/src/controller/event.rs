@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use serde_json::value::RawValue;
 
-use crate::channel::Channel;
+use crate::channel::{Channel, Side};
 use crate::ids::PeerId;
 use crate::task_db::{DbOp, DbReply, DbRequest, Ticket};
 use crate::wire::zmtp::PublicKey;
@@ -19,6 +19,8 @@ pub enum Event {
         identity: Bytes,
         /// Its CURVE public key, on an encrypted socket.
         curve_key: Option<PublicKey>,
+        /// Whose connection file it has, by the key of ours that it knew; `Both` where they name the same.
+        side: Side,
         /// Where it connected from, for people.
         address: String,
     },

@@ -80,6 +80,9 @@ pub struct Config {
     pub database: DatabaseKind,
     /// `connection_info` of the registration reply: JSON object with the engine file's ports.
     pub engine_connection_info: serde_json::Value,
+    /// Only engines with keys that we gave them get in, and they use them on every socket. Stock engines that
+    /// make keys of their own do not: see `has_anothers_key`.
+    pub engine_keys_are_known: bool,
     /// Text of an `engines.json`: engines that are taken up again as soon as they answer.
     pub restored_engines: Option<String>,
 }
@@ -224,12 +227,14 @@ impl Controller {
                 channel,
                 identity,
                 curve_key,
+                side,
                 address,
             } => {
                 let peer_info = Peer {
                     channel,
                     identity,
                     curve_key,
+                    side,
                     address,
                     admitted: false,
                     congested: false,
@@ -284,10 +289,10 @@ impl Controller {
     }
 
     /// All sockets of an engine have one key. Whoever knows only the uuid has another. Control is the
-    /// exception: it belongs to the nanny, which makes a key pair of its own (ipyparallel's
-    /// engine/nanny.py).
+    /// exception where engines make their keys: it belongs to the nanny, which makes a pair of its own
+    /// (ipyparallel's engine/nanny.py).
     fn has_anothers_key(&self, peer: &Peer) -> bool {
-        peer.channel != Channel::ControlEngine
+        (peer.channel != Channel::ControlEngine || self.config.engine_keys_are_known)
             && std::str::from_utf8(&peer.identity)
                 .ok()
                 .and_then(|uuid| self.engines.by_uuid(uuid))

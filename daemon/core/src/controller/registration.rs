@@ -131,7 +131,10 @@ impl Controller {
         let Some(id) = id.map(EngineId).or(own) else {
             return;
         };
-        if own.is_some_and(|own| own != id) {
+        let key = self.peers.get(from).and_then(|peer| peer.curve_key);
+        let has_anothers_key = self.config.engine_keys_are_known
+            && self.engines.get(id).is_some_and(|e| e.curve_key != key);
+        if own.is_some_and(|own| own != id) || has_anothers_key {
             let address = self.address_of(from);
             return self.complaints.warn(now.monotonic, "unregistration", || {
                 format!("an engine at {address} wanted to unregister engine {id}; ignored")

@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
 use bytes::Bytes;
-use piparallel_core::channel::{Channel, SocketType};
+use piparallel_core::channel::{Channel, Side, SocketType};
 use piparallel_core::clock::Now;
 use piparallel_core::controller::{Command, Config, Controller, DatabaseKind, Event};
 use piparallel_core::ids::PeerId;
@@ -19,6 +19,7 @@ use piparallel_core::task_db::memory::MemoryLimits;
 use piparallel_core::wire::date;
 use piparallel_core::wire::message::{DELIMITER, Message};
 use piparallel_core::wire::sign::Signer;
+use piparallel_core::wire::zmtp::PublicKey;
 use serde_json::{Value, json};
 
 pub const KEY: &[u8] = b"the pool's key";
@@ -101,6 +102,7 @@ pub fn config() -> Config {
         scheduler: scheduler::Config::default(),
         database: DatabaseKind::Memory(MemoryLimits::default()),
         engine_connection_info: json!({}),
+        engine_keys_are_known: false,
         restored_engines: None,
     }
 }
@@ -180,6 +182,17 @@ impl Pool {
     }
 
     pub fn connect(&mut self, channel: Channel, identity: &str) -> PeerId {
+        self.connect_with(channel, identity, None, Side::Both)
+    }
+
+    /// Connects with a CURVE key of its own, and the key of ours that a side knows.
+    pub fn connect_with(
+        &mut self,
+        channel: Channel,
+        identity: &str,
+        curve_key: Option<PublicKey>,
+        side: Side,
+    ) -> PeerId {
         self.next_peer += 1;
         let peer = PeerId(self.next_peer);
         self.channels.insert(peer, channel);
@@ -189,7 +202,8 @@ impl Pool {
             peer,
             channel,
             identity,
-            curve_key: None,
+            curve_key,
+            side,
             address,
         });
         if channel.socket_type() == SocketType::Pub {
@@ -247,6 +261,13 @@ impl Pool {
         let reply = self.receive(peer);
         assert_eq!(reply.parent["msg_id"], msg_id.as_str());
         reply
+    }
+
+    /// Asks for the registration of an engine; the reply has no parent.
+    pub fn ask_to_register(&mut self, peer: PeerId, uuid: &str) -> Received {
+        let content = json!({ "uuid": uuid });
+        self.request(peer, &[], "registration_request", json!({}), content);
+        self.receive(peer)
     }
 
     /// An engine's reply to a request it received.

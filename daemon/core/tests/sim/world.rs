@@ -262,6 +262,7 @@ impl World {
                     channel,
                     identity,
                     curve_key: None,
+                    side: Side::Both,
                     address,
                 });
             }
@@ -475,6 +476,7 @@ impl World {
             ..self.config.scheduler.clone()
         };
         let config = Config {
+            engine_keys_are_known: false,
             restored_engines: restored,
             session,
             scheduler,
@@ -732,6 +734,7 @@ fn config(seed: u64, signer: Signer, on_disk: bool) -> Config {
             DatabaseKind::Memory(MemoryLimits::default())
         },
         engine_connection_info: json!({}),
+        engine_keys_are_known: false,
         restored_engines: None,
     }
 }
