@@ -11,6 +11,8 @@ pub mod discovery;
 pub mod hub_client;
 /// The log backend.
 pub mod logging;
+/// The service of a node.
+pub mod node;
 /// Engines on this machine.
 pub mod pool;
 /// Which Python runs engines and Dask.

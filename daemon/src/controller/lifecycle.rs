@@ -7,7 +7,7 @@ use tokio::sync::Notify;
 use super::bind::{Bound, bind, bind_again};
 use super::claim::Claim;
 use super::connection_file::{self, ConnectionFiles};
-use super::run::EngineKeys;
+use super::run::Admissions;
 use crate::settings::ControllerSettings;
 
 /// A controller whose sockets are bound and that nobody knows of yet.
@@ -17,7 +17,7 @@ pub struct Prepared {
     files: ConnectionFiles,
     /// The files of an earlier controller are there and stay as they are.
     is_continued: bool,
-    engine_keys: Option<EngineKeys>,
+    admissions: Option<Admissions>,
     _claim: Claim,
 }
 
@@ -44,7 +44,7 @@ pub fn prepare(mut settings: ControllerSettings) -> anyhow::Result<Prepared> {
         settings,
         bound,
         is_continued: existing.is_some(),
-        engine_keys: None,
+        admissions: None,
         _claim: claim,
     })
 }
@@ -55,9 +55,9 @@ impl Prepared {
         &self.settings
     }
 
-    /// Lets in only engines that have one of these keys, whatever the settings say.
-    pub fn limit_engines(&mut self, keys: EngineKeys) {
-        self.engine_keys = Some(keys);
+    /// Lets in only engines of admitted nodes, whatever the settings say.
+    pub fn limit_engines(&mut self, admissions: Admissions) {
+        self.admissions = Some(admissions);
     }
 
     /// Runs until `shutdown`, or until a client asks for the end. The connection files exist as long as
@@ -91,7 +91,7 @@ impl Prepared {
         let result = super::run(
             self.settings,
             self.bound,
-            self.engine_keys,
+            self.admissions,
             on_ready,
             shutdown,
         )

@@ -57,14 +57,25 @@ enum Input {
     Batch,
     Store(Ticket, DbReply),
     Dask(Ticket, Result<DaskScheduler, String>),
-    EngineKeys,
+    Admissions,
     Timeout,
     Stop,
 }
 
-/// The public keys of the engines that are let in; a change of it cuts off those that are not in it any
-/// more.
-pub type EngineKeys = watch::Receiver<BTreeSet<PublicKey>>;
+/// The nodes whose engines are let in, each known by the key that all of its engines use.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Admitted {
+    /// Whoever is not in it any more is cut off.
+    pub keys: BTreeSet<PublicKey>,
+    /// Engines with these keys get no more work.
+    pub drained: BTreeSet<PublicKey>,
+}
+
+/// How a controller learns which nodes are admitted, and tells that the engines of a drained one are gone.
+pub struct Admissions {
+    pub admitted: watch::Receiver<Admitted>,
+    pub drained: mpsc::UnboundedSender<PublicKey>,
+}
 
 struct Loop {
     machine: Controller,
@@ -72,14 +83,16 @@ struct Loop {
     started: Instant,
     /// Our keys for clients and for engines, where they differ.
     sides: Option<(PublicKey, PublicKey)>,
-    engine_keys: Option<EngineKeys>,
+    admissions: Option<Admissions>,
+    /// What was carried out of them.
+    drained: BTreeSet<PublicKey>,
     dask: Option<DaskScheduler>,
     dask_results: mpsc::UnboundedSender<(Ticket, Result<DaskScheduler, String>)>,
     ended: bool,
 }
 
 /// Runs a controller on bound sockets until `shutdown`, or until a client asks for the end. `ready` is
-/// called when peers are served. With `engine_keys`, only engines that have one of them are let in. Must run
+/// called when peers are served. With `admissions`, only engines of admitted nodes are let in. Must run
 /// on a `LocalRuntime`.
 ///
 /// # Errors
@@ -87,7 +100,7 @@ struct Loop {
 pub async fn run(
     settings: ControllerSettings,
     bound: Bound,
-    engine_keys: Option<EngineKeys>,
+    admissions: Option<Admissions>,
     ready: impl FnOnce(),
     shutdown: impl Future<Output = ()>,
 ) -> anyhow::Result<()> {
@@ -96,7 +109,7 @@ pub async fn run(
     let (store_replies, mut store_inputs) = mpsc::unbounded_channel();
     let mut this = Loop {
         machine: Controller::new(Config {
-            engine_keys_are_known: engine_keys.is_some(),
+            engine_keys_are_known: admissions.is_some(),
             ..machine_config(&settings, &bound)?
         })?,
         outside: Outside {
@@ -107,13 +120,14 @@ pub async fn run(
         },
         started: Instant::now(),
         sides: settings.curve.as_ref().and_then(separate_sides),
-        engine_keys,
+        admissions,
+        drained: BTreeSet::new(),
         dask: None,
         dask_results,
         ended: false,
     };
     this.machine.set_shell_status(this.outside.status());
-    this.let_engines_in();
+    this.take_admissions(this.now());
     ready();
     let mut shutdown = pin!(shutdown);
     let mut batch = Vec::new();
@@ -127,7 +141,7 @@ pub async fn run(
             biased;
             () = &mut shutdown => Input::Stop,
             () = &mut timer => Input::Timeout,
-            () = changed(&mut this.engine_keys) => Input::EngineKeys,
+            () = changed(&mut this.admissions) => Input::Admissions,
             Some((ticket, reply)) = store_inputs.recv() => Input::Store(ticket, reply),
             Some((ticket, result)) = dask_inputs.recv() => Input::Dask(ticket, result),
             () = this.outside.transport.next_batch(&mut batch) => Input::Batch,
@@ -188,7 +202,7 @@ impl Loop {
         let now = self.now();
         match input {
             Input::Stop => self.ended = true,
-            Input::EngineKeys => self.let_engines_in(),
+            Input::Admissions => self.take_admissions(now),
             Input::Timeout => {
                 self.machine.set_shell_status(self.outside.status());
                 self.machine.handle_timeout(now);
@@ -209,13 +223,25 @@ impl Loop {
         self.outside.transport.flush();
     }
 
-    fn let_engines_in(&mut self) {
-        if let Some((_, server)) = self.sides
-            && let Some(keys) = &mut self.engine_keys
-        {
-            let keys = keys.borrow_and_update().clone();
-            self.outside.transport.set_allowed_keys(server, Some(keys));
+    fn take_admissions(&mut self, now: Now) {
+        let (Some(admissions), Some((_, server))) = (&mut self.admissions, self.sides) else {
+            return;
+        };
+        let Admitted { keys, drained } = admissions.admitted.borrow_and_update().clone();
+        self.outside.transport.set_allowed_keys(server, Some(keys));
+        let changed: Vec<_> = drained
+            .symmetric_difference(&self.drained)
+            .copied()
+            .collect();
+        for curve_key in changed {
+            let is_drained = drained.contains(&curve_key);
+            let event = Event::Drain {
+                curve_key,
+                is_drained,
+            };
+            self.machine.handle_event(now, event);
         }
+        self.drained = drained;
     }
 
     fn execute_all(&mut self) {
@@ -257,6 +283,12 @@ impl Loop {
                 self.start_dask(ticket, arguments.get().to_owned())
             }
             Command::StopDask => self.dask = None,
+            Command::Drained { curve_key } => {
+                if let Some(admissions) = &self.admissions {
+                    // The node's own loop has ended: nobody waits for it any more.
+                    let _ = admissions.drained.send(curve_key);
+                }
+            }
             Command::Shutdown => self.ended = true,
         }
     }
@@ -417,14 +449,13 @@ fn separate_sides(curve: &CurveSettings) -> Option<(PublicKey, PublicKey)> {
     (client != engine).then_some((client, engine))
 }
 
-async fn changed(keys: &mut Option<EngineKeys>) {
-    if let Some(watched) = keys {
-        if watched.changed().await.is_ok() {
-            return;
-        }
-        // Nobody is left to change them: what was allowed last holds.
-        *keys = None;
+async fn changed(admissions: &mut Option<Admissions>) {
+    if let Some(watched) = admissions
+        && watched.admitted.changed().await.is_ok()
+    {
+        return;
     }
+    // Nobody is left to change them: what was admitted last holds.
     std::future::pending().await
 }
 

@@ -350,6 +350,7 @@ impl Pool {
                 Command::Publish { .. }
                 | Command::Probe { .. }
                 | Command::SaveEngines(_)
+                | Command::Drained { .. }
                 | Command::StopDask
                 | Command::Shutdown => {}
             }

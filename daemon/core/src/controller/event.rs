@@ -48,6 +48,11 @@ pub enum Event {
     Alive {
         peer: PeerId,
     },
+    /// The engines with this key shall get no more work and leave when they are done, or may come back.
+    Drain {
+        curve_key: PublicKey,
+        is_drained: bool,
+    },
     /// The task database answered a question.
     DbReply {
         ticket: Ticket,
@@ -96,6 +101,8 @@ pub enum Command {
     },
     /// End the Dask scheduler, if one runs.
     StopDask,
+    /// No engine with this key is left, so its node may end them. Told once.
+    Drained { curve_key: PublicKey },
     /// A client asked the controller to end: flush what is queued, then end with exit code 0.
     Shutdown,
 }

@@ -10,6 +10,7 @@
 //! | `relay`          | mux, control, iopub                                          |
 //! | `tasks`          | load-balanced tasks, through `crate::scheduler`            |
 //! | `broadcast`      | one request for many engines                                 |
+//! | `draining`       | engines of a drained node finish and leave                   |
 //! | `queries`        | what clients ask the hub                                     |
 //! | `records`        | what the task database is told, and asked                    |
 //! | `invariants`     | what must hold after every event                             |
@@ -35,6 +36,7 @@ use crate::wire::sign::{ReplayGuard, SignatureError, Signer};
 mod broadcast;
 mod complaints;
 mod compose;
+mod draining;
 mod engines;
 mod event;
 mod heartbeat;
@@ -55,6 +57,7 @@ pub use status::{DatabaseStatus, EngineStatus, ShellStatus, StatusSnapshot, Task
 
 use complaints::Complaints;
 use compose::Composer;
+use draining::Draining;
 use engines::Engines;
 use heartbeat::HeartMonitor;
 use peers::{Admission, Peer, Peers};
@@ -107,6 +110,7 @@ pub struct Controller {
     composer: Composer,
     replays: ReplayGuard,
     complaints: Complaints,
+    draining: Draining,
     commands: VecDeque<Command>,
     save_engines_at: Option<Duration>,
     shutdown_at: Option<Duration>,
@@ -167,6 +171,7 @@ impl Controller {
             composer: Composer::new(config.signer.clone(), config.session.clone()),
             replays: ReplayGuard::new(REPLAY_MEMORY),
             complaints: Complaints::default(),
+            draining: Draining::default(),
             commands: VecDeque::new(),
             save_engines_at: None,
             shutdown_at: None,
@@ -217,9 +222,15 @@ impl Controller {
             self.shutdown_at = None;
             self.commands.push_back(Command::Shutdown);
         }
+        self.dismiss_drained(now);
     }
 
     pub fn handle_event(&mut self, now: Now, event: Event) {
+        self.handle(now, event);
+        self.dismiss_drained(now);
+    }
+
+    fn handle(&mut self, now: Now, event: Event) {
         match event {
             Event::Message { peer, frames } => self.handle_message(now, peer, frames),
             Event::Connected {
@@ -259,6 +270,10 @@ impl Controller {
                     self.refuse_claimant(now, claimant);
                 }
             }
+            Event::Drain {
+                curve_key,
+                is_drained,
+            } => self.handle_drain(now, curve_key, is_drained),
             Event::DbReply { ticket, reply } => self.handle_db_reply(now, ticket, reply),
             Event::Dask { ticket, result } => self.handle_dask(now, ticket, result),
         }

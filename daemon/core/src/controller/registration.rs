@@ -229,6 +229,9 @@ impl Controller {
         else {
             return;
         };
+        if self.draining.contains_key(*curve_key) {
+            return;
+        }
         let deadline = now.monotonic + CONNECT_PATIENCE;
         if let Some(id) = self
             .engines
@@ -245,6 +248,7 @@ impl Controller {
         };
         if !matches!(engine.state, State::Pending { ponged: true, .. })
             || !self.is_connected(&engine.uuid)
+            || self.draining.contains(engine)
         {
             return;
         }
@@ -297,7 +301,8 @@ impl Controller {
             return;
         };
         let uuid = engine.uuid.clone();
-        let takes = engine.is_registered() && self.takes_tasks(&uuid);
+        let takes =
+            engine.is_registered() && self.takes_tasks(&uuid) && !self.draining.contains(engine);
         self.scheduler.handle_engine_congested(now, &uuid, !takes);
         self.drain_scheduler(now);
     }
@@ -415,7 +420,9 @@ impl Controller {
             let id = engine.id;
             match engine.state {
                 State::Leaving { departure, .. } => self.engine_left(now, id, departure),
-                State::Pending { ponged: true, .. } if self.has_any_connection(id) => {
+                State::Pending { ponged: true, .. }
+                    if self.has_any_connection(id) && !self.draining.contains(engine) =>
+                {
                     self.complete_registration(now, id)
                 }
                 State::Pending { .. } => {

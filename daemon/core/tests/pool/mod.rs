@@ -60,6 +60,9 @@ pub struct Pool {
     inboxes: BTreeMap<PeerId, VecDeque<Vec<Bytes>>>,
     pub closed: Vec<PeerId>,
     pub probed: Vec<PeerId>,
+    /// Of the connections that are made from now on.
+    pub curve_key: Option<PublicKey>,
+    pub drained: Vec<PublicKey>,
     pub shut_down: bool,
     pub saved_engines: Option<String>,
 }
@@ -123,6 +126,8 @@ impl Pool {
             inboxes: BTreeMap::new(),
             closed: Vec::new(),
             probed: Vec::new(),
+            curve_key: None,
+            drained: Vec::new(),
             shut_down: false,
             saved_engines: None,
         }
@@ -172,6 +177,7 @@ impl Pool {
                 }
                 Command::Probe { peer } => self.probed.push(peer),
                 Command::SaveEngines(text) => self.saved_engines = Some(text),
+                Command::Drained { curve_key } => self.drained.push(curve_key),
                 Command::Shutdown => self.shut_down = true,
                 Command::Record(_)
                 | Command::Query { .. }
@@ -182,7 +188,7 @@ impl Pool {
     }
 
     pub fn connect(&mut self, channel: Channel, identity: &str) -> PeerId {
-        self.connect_with(channel, identity, None, Side::Both)
+        self.connect_with(channel, identity, self.curve_key, Side::Both)
     }
 
     /// Connects with a CURVE key of its own, and the key of ours that a side knows.

@@ -386,7 +386,10 @@ impl World {
                     self.outside.note(|| format!("saved: {text}"));
                     self.saved = Some(text);
                 }
-                Command::StartDask { .. } | Command::StopDask | Command::Shutdown => {
+                Command::Drained { .. }
+                | Command::StartDask { .. }
+                | Command::StopDask
+                | Command::Shutdown => {
                     unreachable!("nobody asked for it")
                 }
             }
