@@ -3,6 +3,8 @@
 
 /// The command line.
 pub mod cli;
+/// Questions to the service of this node.
+pub mod control;
 /// The controller role: sockets, files and loop around the machines of the core.
 pub mod controller;
 /// Other nodes on the network.
