@@ -15,10 +15,14 @@ use exit::Exit;
 pub mod config;
 /// `piparallel controller`.
 pub mod controller;
+/// `piparallel discover`.
+pub mod discover;
 /// Exit codes and error lines.
 pub mod exit;
 /// `piparallel ipcontroller`.
 pub mod ipcontroller;
+/// `piparallel node`.
+pub mod node;
 /// Options that subcommands share.
 pub mod options;
 /// A block of text kept up to date.
@@ -71,6 +75,10 @@ enum Command {
     ///
     /// Exit code 3 means that there is no controller.
     Status(status::StatusOptions),
+    /// Run the service of a node: find its pool, join it, run engines, or be the controller
+    Node(node::NodeCommand),
+    /// Show the pools and nodes that announce themselves on this network
+    Discover(discover::DiscoverOptions),
     /// Show the options of this node, and where each is from
     Config(config::ConfigOptions),
     /// Print completions for a shell
@@ -115,6 +123,8 @@ fn run(command: Command) -> anyhow::Result<Exit> {
         Command::Controller(options) => controller::run(&options),
         Command::Ipcontroller { args } => ipcontroller::run(&args),
         Command::Status(options) => status::run(&options),
+        Command::Node(options) => node::run(&options),
+        Command::Discover(options) => discover::run(&options),
         Command::Config(options) => config::run(&options),
         Command::Completions { shell } => {
             let mut text = Vec::new();
@@ -150,6 +160,25 @@ fn runtime() -> anyhow::Result<LocalRuntime> {
         .enable_all()
         .build_local(LocalOptions::default())
         .context("cannot start the event loop")
+}
+
+/// Lines with columns as wide as their longest cell.
+fn columns<const N: usize>(lines: &[[String; N]]) -> String {
+    let width = |column: usize| {
+        let cells = lines.iter().map(|line| line[column].chars().count());
+        cells.max().unwrap_or(0)
+    };
+    let widths: [usize; N] = std::array::from_fn(width);
+    let mut text = String::new();
+    for line in lines {
+        let cells = line.iter().zip(widths);
+        let cells: Vec<_> = cells
+            .map(|(cell, width)| format!("{cell:width$}"))
+            .collect();
+        text.push_str(cells.join("  ").trim_end());
+        text.push('\n');
+    }
+    text
 }
 
 /// Writes to standard output; a reader that has gone away (`| head`) is no failure.
