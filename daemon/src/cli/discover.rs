@@ -10,6 +10,7 @@ use tokio::time::{Instant, timeout_at};
 
 use super::exit::Exit;
 use super::options::NodeOptions;
+use super::printable;
 use crate::discovery::{Discovery, Event, Sighting};
 use crate::settings::node;
 
@@ -107,11 +108,4 @@ fn table(rows: &[Row]) -> String {
         ]);
     }
     super::columns(&cells)
-}
-
-/// What strangers say of themselves must not move the cursor.
-fn printable(text: &str) -> String {
-    text.chars()
-        .map(|c| if c.is_control() { '?' } else { c })
-        .collect()
 }

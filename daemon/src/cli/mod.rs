@@ -11,6 +11,8 @@ use tokio::runtime::{LocalOptions, LocalRuntime};
 
 use exit::Exit;
 
+/// `piparallel approve`, `pair`, `revoke`, `rotate-key`, `client-key`.
+pub mod admission;
 /// `piparallel config`.
 pub mod config;
 /// `piparallel controller`.
@@ -23,6 +25,8 @@ pub mod exit;
 pub mod ipcontroller;
 /// `piparallel node`.
 pub mod node;
+/// `piparallel nodes` and `pending`.
+pub mod nodes;
 /// Options that subcommands share.
 pub mod options;
 /// A block of text kept up to date.
@@ -31,6 +35,8 @@ pub mod screen;
 pub mod snapshot;
 /// `piparallel status`.
 pub mod status;
+/// `piparallel identify`, `drain`, `resume`, `restart-engines`.
+pub mod tending;
 /// `piparallel up`.
 pub mod up;
 
@@ -77,6 +83,28 @@ enum Command {
     Status(status::StatusOptions),
     /// Run the service of a node: find its pool, join it, run engines, or be the controller
     Node(node::NodeCommand),
+    /// Show every node of the pool: state, engines, load, temperature, power, versions
+    Nodes(options::ServiceOptions),
+    /// Show the nodes and laptops that wait to be let in
+    Pending(options::ServiceOptions),
+    /// Let a pending node in, by its fingerprint
+    Approve(options::OneNode),
+    /// Let in whoever comes, for some minutes
+    Pair(admission::PairOptions),
+    /// Cut a node off at once and for good, with its engines
+    Revoke(options::OneNode),
+    /// Make a new join key and hand it to all joined nodes; the old one lets nobody in any more
+    RotateKey(options::ServiceOptions),
+    /// Show the key with which laptops connect without being approved
+    ClientKey(admission::ClientKeyOptions),
+    /// Blink a node's light
+    Identify(options::OneNode),
+    /// Give a node no more work; what runs there is finished
+    Drain(options::OneNode),
+    /// Give a drained node work again
+    Resume(options::OneNode),
+    /// End a node's engines and start them anew
+    RestartEngines(options::OneNode),
     /// Show the pools and nodes that announce themselves on this network
     Discover(discover::DiscoverOptions),
     /// Show the options of this node, and where each is from
@@ -124,6 +152,17 @@ fn run(command: Command) -> anyhow::Result<Exit> {
         Command::Ipcontroller { args } => ipcontroller::run(&args),
         Command::Status(options) => status::run(&options),
         Command::Node(options) => node::run(&options),
+        Command::Nodes(options) => nodes::run(&options),
+        Command::Pending(options) => nodes::run_pending(&options),
+        Command::Approve(options) => admission::approve(&options),
+        Command::Pair(options) => admission::pair(&options),
+        Command::Revoke(options) => admission::revoke(&options),
+        Command::RotateKey(options) => admission::rotate_key(&options),
+        Command::ClientKey(options) => admission::client_key(&options),
+        Command::Identify(options) => tending::identify(&options),
+        Command::Drain(options) => tending::drain(&options),
+        Command::Resume(options) => tending::resume(&options),
+        Command::RestartEngines(options) => tending::restart_engines(&options),
         Command::Discover(options) => discover::run(&options),
         Command::Config(options) => config::run(&options),
         Command::Completions { shell } => {
@@ -160,6 +199,13 @@ fn runtime() -> anyhow::Result<LocalRuntime> {
         .enable_all()
         .build_local(LocalOptions::default())
         .context("cannot start the event loop")
+}
+
+/// What came from a service or the network must not move the cursor.
+fn printable(text: &str) -> String {
+    text.chars()
+        .map(|c| if c.is_control() { '?' } else { c })
+        .collect()
 }
 
 /// Lines with columns as wide as their longest cell.

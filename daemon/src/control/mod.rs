@@ -8,6 +8,8 @@ use serde_json::Value;
 
 /// The command line's end.
 pub mod client;
+/// What is told of nodes.
+pub mod nodes;
 /// The service's end.
 pub mod server;
 
