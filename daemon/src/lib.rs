@@ -11,6 +11,8 @@ pub mod controller;
 pub mod discovery;
 /// Questions to a hub.
 pub mod hub_client;
+/// The machine of a user.
+pub mod laptop;
 /// The log backend.
 pub mod logging;
 /// The service of a node.

@@ -1,0 +1,6 @@
+//! The machine of somebody who works with a pool: `piparallel connect`.
+
+/// The client's connection file, put where a plain `ipp.Client()` finds it, and taken away again.
+pub mod placement;
+/// Whether functions that are sent from here can be understood by the engines.
+pub mod python_versions;
