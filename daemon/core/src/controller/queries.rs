@@ -113,7 +113,7 @@ impl Controller {
             parent: message.header().clone(),
         };
         let content = message.content();
-        let answer = match header.msg_type.as_str() {
+        let answer = match &*header.msg_type {
             "registration_request" => return self.handle_registration(now, from, message),
             "unregistration_request" => return self.handle_unregistration(now, from, message),
             "connection_request" => self.connection_reply(now, &asker),
