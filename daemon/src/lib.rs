@@ -9,6 +9,8 @@ pub mod controller;
 pub mod hub_client;
 /// The log backend.
 pub mod logging;
+/// The allocator.
+pub mod memory;
 /// Engines on this machine.
 pub mod pool;
 /// Which Python runs engines and Dask.

@@ -25,6 +25,7 @@ use tokio::time::{Instant as TokioInstant, sleep, sleep_until};
 use super::bind::Bound;
 use super::dask::DaskScheduler;
 use super::{connection_file, engines_file};
+use crate::memory::Tide;
 use crate::python;
 use crate::settings::sources::Environment;
 use crate::settings::{ControllerSettings, DatabaseSettings};
@@ -63,6 +64,7 @@ struct Loop {
     machine: Controller,
     outside: Outside,
     started: Instant,
+    tide: Tide,
     dask: Option<DaskScheduler>,
     dask_results: mpsc::UnboundedSender<(Ticket, Result<DaskScheduler, String>)>,
     ended: bool,
@@ -91,6 +93,7 @@ pub async fn run(
             transport: start_transport(&settings, bound)?,
         },
         started: Instant::now(),
+        tide: Tide::default(),
         dask: None,
         dask_results,
         ended: false,
@@ -170,6 +173,9 @@ impl Loop {
         match input {
             Input::Stop => self.ended = true,
             Input::Timeout => {
+                let totals = self.outside.transport.totals();
+                let waiting = totals.queued_bytes + totals.partial_bytes;
+                self.tide.look(totals.large_received, waiting);
                 self.machine.set_shell_status(self.outside.status());
                 self.machine.handle_timeout(now);
             }
