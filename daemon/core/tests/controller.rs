@@ -13,7 +13,7 @@ use serde_json::json;
 const GRACE: Duration = Duration::from_millis(100);
 
 #[test]
-fn an_engine_is_announced_when_its_heart_beats() {
+fn an_engine_is_announced_after_its_first_heartbeat() {
     let mut pool = Pool::new();
     let client = pool.client();
     let engine = pool.pending_engine("uuid-0");
@@ -32,22 +32,6 @@ fn an_engine_is_announced_when_its_heart_beats() {
         pool.saved_engines.as_deref(),
         Some(r#"{"engines":{"0":"uuid-0"},"absent":{},"next_id":1}"#)
     );
-}
-
-#[test]
-fn an_engine_is_announced_when_all_channels_reach_it() {
-    let mut pool = Pool::new();
-    let client = pool.client();
-    pool.pending_engine("uuid-0");
-    pool.connect(Channel::ControlEngine, "uuid-0");
-    let note = pool.receive(client.notification);
-    assert_eq!(note.msg_type(), "registration_notification");
-    // Its kernel may take a while to start, and its heart with it, but not for ever.
-    pool.pass(Duration::from_secs(29));
-    pool.nothing_for(client.notification);
-    pool.pass(Duration::from_secs(5));
-    let note = pool.receive(client.notification);
-    assert_eq!(note.msg_type(), "unregistration_notification");
 }
 
 #[test]

@@ -2,7 +2,7 @@
 //!
 //! | state      | means                                             | leaves it by                      |
 //! |------------|---------------------------------------------------|-----------------------------------|
-//! | pending    | has a number; not every channel reaches it yet    | connections → registered; deadline |
+//! | pending    | has a number; its heart has not beaten yet        | first pong → registered; deadline |
 //! | registered | clients and schedulers know it                    | see `Departure`                   |
 //! | leaving    | no new work; replies in flight are still routed   | grace over → departed             |
 //! | departed   | remembered: may come back under its old number    | a pong, unless it left for good   |

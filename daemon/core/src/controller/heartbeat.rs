@@ -15,8 +15,6 @@ struct Heart {
     misses: u32,
     answered: bool,
     last_pong: Duration,
-    /// Until then a heart that never beat has no misses.
-    first_pong_by: Option<Duration>,
 }
 
 #[derive(Debug)]
@@ -37,16 +35,14 @@ impl HeartMonitor {
         }
     }
 
-    /// Watches an engine from now on, as if it had just answered. One that is still starting has until
-    /// `first_pong_by` to answer for the first time.
-    pub(crate) fn add(&mut self, now: Duration, uuid: EngineUuid, first_pong_by: Option<Duration>) {
+    /// Watches an engine from now on, as if it had just answered.
+    pub(crate) fn add(&mut self, now: Duration, uuid: EngineUuid) {
         self.hearts.insert(
             uuid,
             Heart {
                 misses: 0,
                 answered: true,
                 last_pong: now,
-                first_pong_by,
             },
         );
     }
@@ -63,7 +59,6 @@ impl HeartMonitor {
         heart.misses = 0;
         heart.answered = true;
         heart.last_pong = now;
-        heart.first_pong_by = None;
         true
     }
 
@@ -76,9 +71,7 @@ impl HeartMonitor {
         self.next_beat = now + self.period;
         let mut failed = Vec::new();
         for (uuid, heart) in &mut self.hearts {
-            let is_starting = heart.first_pong_by.is_some_and(|by| now < by);
-            let answered = heart.answered || is_starting;
-            heart.misses = if answered { 0 } else { heart.misses + 1 };
+            heart.misses = if heart.answered { 0 } else { heart.misses + 1 };
             heart.answered = false;
             if heart.misses > self.max_misses {
                 failed.push(uuid.clone());
@@ -134,7 +127,7 @@ mod tests {
     fn a_silent_heart_fails_after_its_misses() {
         let mut monitor = HeartMonitor::new(PERIOD, 2);
         let uuid = EngineUuid::new("u");
-        monitor.add(Duration::ZERO, uuid.clone(), None);
+        monitor.add(Duration::ZERO, uuid.clone());
         for n in 1..=3 {
             assert!(beat(&mut monitor, n).is_empty(), "beat {n}");
         }
@@ -146,7 +139,7 @@ mod tests {
     #[test]
     fn an_answer_ends_probation() {
         let mut monitor = HeartMonitor::new(PERIOD, 1);
-        monitor.add(Duration::ZERO, EngineUuid::new("u"), None);
+        monitor.add(Duration::ZERO, EngineUuid::new("u"));
         for n in 1..20 {
             assert!(beat(&mut monitor, n).is_empty(), "beat {n}");
             if n % 2 == 0 {
@@ -157,24 +150,9 @@ mod tests {
     }
 
     #[test]
-    fn a_starting_engine_has_its_time() {
-        let mut monitor = HeartMonitor::new(PERIOD, 0);
-        let uuid = EngineUuid::new("u");
-        monitor.add(Duration::ZERO, uuid.clone(), Some(PERIOD * 5));
-        for n in 1..=4 {
-            assert!(beat(&mut monitor, n).is_empty(), "beat {n}");
-        }
-        assert_eq!(beat(&mut monitor, 5), [uuid]);
-        monitor.add(PERIOD * 5, EngineUuid::new("v"), Some(PERIOD * 20));
-        assert!(monitor.handle_pong(PERIOD * 5, "v"));
-        assert!(beat(&mut monitor, 6).is_empty());
-        assert_eq!(beat(&mut monitor, 7).len(), 1, "it beat once, and stopped");
-    }
-
-    #[test]
     fn a_suspended_controller_does_not_take_all_for_dead() {
         let mut monitor = HeartMonitor::new(PERIOD, 3);
-        monitor.add(Duration::ZERO, EngineUuid::new("u"), None);
+        monitor.add(Duration::ZERO, EngineUuid::new("u"));
         assert!(beat(&mut monitor, 1).is_empty());
         assert!(beat(&mut monitor, 1000).is_empty());
         assert_eq!(

@@ -235,23 +235,17 @@ impl Controller {
         }
     }
 
-    /// Announces a pending engine as soon as every channel can reach it: those of its shell if its heart
-    /// beats, else also control. A stock engine starts its heart last, when its kernel is ready; what
-    /// it is sent meanwhile waits in its sockets.
+    /// Announces a pending engine whose heart beats, as soon as every channel can reach it.
     pub(super) fn complete_if_connected(&mut self, now: Now, id: EngineId) {
         let Some(engine) = self.engines.get(id) else {
             return;
         };
-        let State::Pending { ponged, .. } = engine.state else {
-            return;
-        };
-        let uuid = engine.uuid.as_bytes();
-        let is_connected = |channel| self.peers.route(channel, uuid).is_some();
-        if SHELL_CHANNELS.into_iter().all(is_connected)
-            && (ponged || is_connected(Channel::ControlEngine))
+        if !matches!(engine.state, State::Pending { ponged: true, .. })
+            || !self.is_connected(&engine.uuid)
         {
-            self.complete_registration(now, id);
+            return;
         }
+        self.complete_registration(now, id);
     }
 
     fn has_any_connection(&self, id: EngineId) -> bool {
@@ -262,20 +256,20 @@ impl Controller {
         })
     }
 
+    fn is_connected(&self, uuid: &EngineUuid) -> bool {
+        SHELL_CHANNELS
+            .iter()
+            .all(|channel| self.peers.route(*channel, uuid.as_bytes()).is_some())
+    }
+
     fn complete_registration(&mut self, now: Now, id: EngineId) {
-        let first_pong = match self.engines.set_state(id, State::Registered) {
-            Some(State::Pending {
-                deadline,
-                ponged: false,
-            }) => Some(deadline),
-            _ => None,
-        };
+        self.engines.set_state(id, State::Registered);
         let Some(engine) = self.engines.get(id) else {
             return;
         };
         let uuid = engine.uuid.clone();
         log::info!("engine {id} registered: {uuid} from {}", engine.address);
-        self.hearts.add(now.monotonic, uuid.clone(), first_pong);
+        self.hearts.add(now.monotonic, uuid.clone());
         self.notify(now, "registration_notification", id, &uuid);
         if self.takes_tasks(&uuid) {
             self.scheduler.handle_engine_added(now, uuid);

@@ -105,9 +105,6 @@ pub fn config() -> Config {
     }
 }
 
-/// Of an engine's socket that does not exist yet.
-const NOT_CONNECTED: PeerId = PeerId(0);
-
 impl Pool {
     pub fn new() -> Self {
         Self::with(config())
@@ -329,7 +326,7 @@ impl Pool {
         }
     }
 
-    /// An engine that asked to register and is connected, but for control, and whose heart has not beaten.
+    /// An engine that asked to register and is connected, but whose heart has not beaten.
     pub fn pending_engine(&mut self, uuid: &str) -> TestEngine {
         let registration = self.connect(Channel::Registration, uuid);
         self.request(
@@ -348,7 +345,7 @@ impl Pool {
             mux: self.connect(Channel::MuxEngine, uuid),
             task: self.connect(Channel::TaskEngine, uuid),
             broadcast: self.connect(Channel::BroadcastEngine, uuid),
-            control: NOT_CONNECTED,
+            control: self.connect(Channel::ControlEngine, uuid),
             iopub: self.connect(Channel::IopubEngine, uuid),
             hb_ping: self.connect(Channel::HbPing, ""),
             hb_pong: self.connect(Channel::HbPong, uuid),
@@ -357,8 +354,7 @@ impl Pool {
 
     /// A registered engine.
     pub fn engine(&mut self, uuid: &str) -> TestEngine {
-        let mut engine = self.pending_engine(uuid);
-        engine.control = self.connect(Channel::ControlEngine, uuid);
+        let engine = self.pending_engine(uuid);
         self.beat(&engine);
         engine
     }
