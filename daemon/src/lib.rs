@@ -17,6 +17,8 @@ pub mod laptop;
 pub mod logging;
 /// The service of a node.
 pub mod node;
+/// The allocator.
+pub mod memory;
 /// Engines on this machine.
 pub mod pool;
 /// Which Python runs engines and Dask.

@@ -97,15 +97,17 @@ def tasks_at(subject, settings, engines):
         if not p.group.settle(idle, settings.settle):
             result[f"{engines}/behind"] = True
         cpu = p.group.cpu() - cpu - idle * (time.monotonic() - began)
+        result |= {f"{engines}/window_rss_mb": peak.rss, f"{engines}/window_pss_mb": peak.pss}
         # As many as take some seconds: for a controller that slows down in long queues the fewer, the better.
         count = max(1000, min(100_000, int(rate * settings.seconds)))
         burst = p.load.do("tasks", limit=LIMIT, count=count)["outcome"]
         result |= {
+            f"{engines}/burst_count": count,
             f"{engines}/burst_per_s": burst["done"] / burst["seconds"],
             f"{engines}/cpu_ms": 1000 * cpu / done,
             f"{engines}/load_busy": max(busy, burst["load_cpu"] / burst["seconds"]),
         }
-    return result | {f"{engines}/peak_rss_mb": peak.rss, f"{engines}/peak_pss_mb": peak.pss}
+    return result | {f"{engines}/burst_rss_mb": peak.rss, f"{engines}/burst_pss_mb": peak.pss}
 
 
 def mux(subject, settings):

@@ -75,8 +75,9 @@ pub const ID_LENGTH_MAX: usize = 256;
 /// received on its other sockets are routed first.
 pub const LEAVING_GRACE: Duration = Duration::from_millis(60);
 
-/// Signatures remembered against replay, as many as stock peers remember.
-pub const REPLAY_MEMORY: usize = 65_536;
+/// Places for signatures that are remembered against replay (1 MiB): twice as many as stock peers
+/// remember, because some are forgotten early (see `wire::sign::ReplayGuard`).
+pub const REPLAY_MEMORY: usize = 131_072;
 
 /// How far above the next free number an engine may ask for its own. MPI ranks come in any order, but
 /// within the size of their world.

@@ -65,7 +65,7 @@ fn reply(by: Option<&str>, completed: i64, buffers: &[Bytes]) -> Reply {
         completed,
         received: completed,
         engine: by.map(engine),
-        request_header: Box::default(),
+        request_header: Bytes::new(),
     }
 }
 
@@ -421,7 +421,7 @@ fn a_reply_brings_the_header_of_a_request_that_was_not_recorded() {
     let mut db = db();
     let mut late = reply(Some("e1"), SECOND, &[]);
     late.request_header =
-        Box::from(&br#"{"msg_id":"a","session":"s","date":"1970-01-01T00:00:00Z"}"#[..]);
+        Bytes::from(r#"{"msg_id":"a","session":"s","date":"1970-01-01T00:00:00Z"}"#);
     db.apply(DbOp::Complete {
         msg_id: id("a"),
         reply: late,

@@ -27,6 +27,7 @@ use tokio::time::{Instant as TokioInstant, sleep, sleep_until};
 use super::bind::Bound;
 use super::dask::DaskScheduler;
 use super::{connection_file, engines_file};
+use crate::memory::Tide;
 use crate::python;
 use crate::settings::sources::Environment;
 use crate::settings::{ControllerSettings, CurveSettings, DatabaseSettings};
@@ -86,6 +87,7 @@ struct Loop {
     admissions: Option<Admissions>,
     /// What was carried out of them.
     drained: BTreeSet<PublicKey>,
+    tide: Tide,
     dask: Option<DaskScheduler>,
     dask_results: mpsc::UnboundedSender<(Ticket, Result<DaskScheduler, String>)>,
     ended: bool,
@@ -122,6 +124,7 @@ pub async fn run(
         sides: settings.curve.as_ref().and_then(separate_sides),
         admissions,
         drained: BTreeSet::new(),
+        tide: Tide::default(),
         dask: None,
         dask_results,
         ended: false,
@@ -204,6 +207,9 @@ impl Loop {
             Input::Stop => self.ended = true,
             Input::Admissions => self.take_admissions(now),
             Input::Timeout => {
+                let totals = self.outside.transport.totals();
+                let waiting = totals.queued_bytes + totals.partial_bytes;
+                self.tide.look(totals.large_received, waiting);
                 self.machine.set_shell_status(self.outside.status());
                 self.machine.handle_timeout(now);
             }

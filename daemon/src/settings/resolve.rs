@@ -316,7 +316,7 @@ fn heartbeat(options: &Options<'_>) -> anyhow::Result<HeartbeatSettings> {
         .read("HeartMonitor", "period", |v| v.as_int(10, 3_600_000))?;
     let misses_default = if period.is_some() { 10 } else { 4 };
     Ok(HeartbeatSettings {
-        period: Duration::from_millis(period.unwrap_or(500).unsigned_abs()),
+        period: Duration::from_millis(period.unwrap_or(450).unsigned_abs()),
         misses_max: options.number(
             "HeartMonitor",
             "max_heartmonitor_misses",
@@ -468,7 +468,7 @@ mod tests {
             s.client.file,
             PathBuf::from("/p/security/ipcontroller-client.json")
         );
-        assert_eq!(s.heartbeat.period, Duration::from_millis(500));
+        assert_eq!(s.heartbeat.period, Duration::from_millis(450));
         assert_eq!(s.heartbeat.misses_max, 4);
         assert_eq!(s.registration_timeout, Duration::from_secs(30));
         assert_eq!((s.scheme, s.hwm), (Scheme::LeastLoad, Some(1)));

@@ -1,6 +1,7 @@
 //! Collects assignments: environment and command line first, because they say where the profile is;
 //! then the configuration files of the profile and the system.
 
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, bail};
@@ -24,7 +25,7 @@ impl Environment {
     /// There is no working directory (it was removed).
     pub fn of_process() -> anyhow::Result<Self> {
         Ok(Self {
-            variables: std::env::vars().collect(),
+            variables: std::env::vars_os().filter_map(as_texts).collect(),
             current_dir: std::env::current_dir()
                 .context("the working directory is gone (change to one that exists)")?,
         })
@@ -47,6 +48,11 @@ impl Environment {
             _ => self.current_dir.join(path),
         }
     }
+}
+
+/// A variable whose name or value is no text is none of ours.
+fn as_texts((name, value): (OsString, OsString)) -> Option<(String, String)> {
+    Some((name.into_string().ok()?, value.into_string().ok()?))
 }
 
 /// The variables that set options. `IPP_ENABLE_CURVE` counts only as `1`, as in stock.

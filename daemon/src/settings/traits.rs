@@ -172,7 +172,7 @@ pub const TRAITS: &[Trait] = &[
     full("IPController", "log_to_file", "log-to-file", "False", "Log to a file in the profile's log directory."),
     full("IPController", "clean_logs", "clean-logs", "False", "Remove old log files first."),
     full("ProfileDir", "location", "profile-dir", "''", "The profile's directory itself, in place of `profile`."),
-    full("HeartMonitor", "period", "ping", "500", "Milliseconds between heartbeats."),
+    full("HeartMonitor", "period", "ping", "450", "Milliseconds between heartbeats."),
     full("HeartMonitor", "max_heartmonitor_misses", "", "4", "Consecutive heartbeats that an engine may miss (10 if the period is set)."),
     full("TaskScheduler", "scheme_name", "scheme", "'leastload'", "How an engine is chosen: leastload, lru, plainrandom, pure, twobin, weighted."),
     full("TaskScheduler", "hwm", "hwm", "1", "Tasks that an engine may have at once; 0 for no limit."),

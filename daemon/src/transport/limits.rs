@@ -12,7 +12,7 @@ pub(super) const EVENTS_MAX: usize = 16_384;
 pub(super) const EVENT_BYTES_MAX: usize = 32 << 20;
 
 /// Bytes that one connection reads or writes before others have their turn.
-pub(super) const TURN_BYTES: usize = 1 << 20;
+pub(super) const TURN_BYTES: usize = 64 << 10;
 
 /// Topics that one subscriber may ask for. Stock peers ask for one.
 pub(super) const SUBSCRIPTIONS_MAX: usize = 1024;

@@ -119,6 +119,8 @@ pub struct Totals {
     pub queued_bytes: usize,
     /// Bytes of messages that have not come in full.
     pub partial_bytes: usize,
+    /// Bytes of large frames that came so far.
+    pub large_received: u64,
     /// Messages that slow subscribers lost.
     pub lost_messages: u64,
     /// Connections that were refused.

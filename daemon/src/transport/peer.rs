@@ -23,6 +23,9 @@ use super::shared::Shared;
 /// Pieces that one write takes. More do not make it faster: large frames are written alone.
 const SLICES: usize = 32;
 
+/// So much is written before the turn ends, so that the peer works while we do.
+const EARLY_BYTES: usize = 32 << 10;
+
 /// Why a connection ends.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum End {
@@ -135,6 +138,9 @@ impl Peer {
             self.note_loss(shared, loss);
         }
         self.mark_dirty(shared);
+        if self.queued_bytes() >= EARLY_BYTES {
+            self.flush(shared);
+        }
     }
 
     pub(super) fn probe(self: &Rc<Self>, shared: &Shared) -> bool {

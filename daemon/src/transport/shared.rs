@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use piparallel_core::channel::Channel;
 use piparallel_core::ids::PeerId;
+use piparallel_core::limits::LARGE_FRAME;
 use piparallel_core::wire::zmtp::{PublicKey, ReadPool};
 use tokio::task::AbortHandle;
 
@@ -39,6 +40,7 @@ pub(super) struct Shared {
     listeners: RefCell<Vec<AbortHandle>>,
     last_id: Cell<u64>,
     total: Total,
+    large_received: Cell<u64>,
     lost: Cell<u64>,
     refused: Cell<u64>,
 }
@@ -98,6 +100,7 @@ impl Shared {
             listeners: RefCell::default(),
             last_id: Cell::new(0),
             total: Total::default(),
+            large_received: Cell::new(0),
             lost: Cell::new(0),
             refused: Cell::new(0),
         }
@@ -114,6 +117,9 @@ impl Shared {
         let mut events = self.events.borrow_mut();
         if let Event::Message { frames, .. } = &event {
             events.bytes += frames.iter().map(Bytes::len).sum::<usize>();
+            let large = frames.iter().filter(|frame| frame.len() >= LARGE_FRAME);
+            let large: usize = large.map(Bytes::len).sum();
+            self.large_received.update(|sum| sum + large as u64);
         }
         events.queue.push(event);
         if let Some(router) = events.router.take() {
@@ -315,6 +321,7 @@ impl Shared {
             half_open: self.half_open.borrow().len(),
             queued_bytes: self.total.queued.get(),
             partial_bytes: self.total.partial.get(),
+            large_received: self.large_received.get(),
             lost_messages: self.lost.get(),
             refused: self.refused.get(),
         }

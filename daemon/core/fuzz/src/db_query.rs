@@ -6,7 +6,7 @@ use piparallel_core::task_db::memory::{MemoryDb, MemoryLimits};
 use piparallel_core::task_db::query::Find;
 use piparallel_core::task_db::record::{Queue, Reply, TaskRecord};
 use piparallel_core::task_db::{DbOp, DbReply, DbRequest};
-use piparallel_core::wire::header::Header;
+use piparallel_core::wire::date;
 use piparallel_core::wire::message::{DELIMITER, Message};
 
 pub fn run(data: &[u8]) {
@@ -35,16 +35,14 @@ fn add(db: &mut MemoryDb, n: u8) {
     let reply =
         format!(r#"{{"msg_id":"r-{n}","msg_type":"apply_reply","session":"u","date":"{date}"}}"#);
     let request = message([&header, "{}", r#"{"label":"a"}"#, "{}"]);
-    let parsed = Header::parse(header.as_bytes()).expect("a header");
+    let submitted = date::parse(&date).expect("a date");
     let msg_id = MsgId::new(&format!("m-{n}"));
-    let record =
-        TaskRecord::submitted(msg_id.clone(), &request, &parsed, "s".into(), Queue::Mux, 1);
+    let record = TaskRecord::submitted(msg_id.clone(), &request, submitted, "s".into(), Queue::Mux);
     db.apply(DbOp::Submit(Box::new(record)));
     if n > 0 {
         let engine = EngineUuid::new(&format!("u-{}", n % 2));
         let message = message([&reply, &header, r#"{"started":null}"#, r#"{"status":"ok"}"#]);
-        let parsed = Header::parse(reply.as_bytes()).expect("a header");
-        let reply = Reply::new(&message, &parsed, Some(engine), i64::from(n));
+        let reply = Reply::new(&message, Some(engine), submitted, i64::from(n));
         db.apply(DbOp::Complete { msg_id, reply });
     }
 }

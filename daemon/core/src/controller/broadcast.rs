@@ -6,6 +6,7 @@
 //! Replies of a plain broadcast go to the client one by one. A *coalescing* one has a single reply:
 //! the buffers of all engines in the order of the request's targets, or an error if any engine failed.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
@@ -156,7 +157,14 @@ impl Controller {
                 queue: Queue::Broadcast,
             },
         );
-        self.record_submit(now, msg_id, Queue::Broadcast, None, message);
+        self.record_submit(
+            now,
+            msg_id,
+            &request.header,
+            Queue::Broadcast,
+            None,
+            message,
+        );
         self.broadcasts.gatherings.insert(msg_id.clone(), gathering);
     }
 
@@ -218,6 +226,7 @@ impl Controller {
             self.record_submit(
                 now,
                 &copy_id,
+                &request.header,
                 Queue::Broadcast,
                 Some(EngineUuid::new(uuid)),
                 &copy,
@@ -247,7 +256,7 @@ impl Controller {
             engine: Some(engine.id),
             queue: Queue::Broadcast,
         };
-        let Some(sequence) = self.tracker.complete(&reply.parent_id, whose) else {
+        let Some((sequence, copy_id)) = self.tracker.complete(&reply.parent_id, whose) else {
             log::debug!(
                 "engine {} answered {} late, or twice",
                 engine.id,
@@ -257,12 +266,12 @@ impl Controller {
         };
         engine.queue.remove(&sequence);
         engine.count(reply.ok);
-        let original = original_of(&reply.parent_id, uuid);
+        let original = original_of(&copy_id, uuid);
         if let Some(original) = original.filter(|id| self.broadcasts.gatherings.contains_key(id)) {
             let answer = if reply.ok {
                 Answer::Ok {
                     buffers: message.buffers().to_vec(),
-                    started: reply.started,
+                    started: reply.started.map(Cow::into_owned),
                 }
             } else {
                 Answer::Failed {
@@ -272,7 +281,7 @@ impl Controller {
             self.gather(now, &original, uuid, answer);
         } else {
             self.tracker.count(reply.ok);
-            self.record_complete(now, &reply.parent_id, Some(EngineUuid::new(uuid)), &message);
+            self.record_complete(now, &copy_id, Some(EngineUuid::new(uuid)), &message);
             self.forward_reply(now, Channel::BroadcastClient, &client, None, message);
         }
     }
@@ -332,7 +341,7 @@ impl Controller {
         if ok {
             frames.extend(gathering.targets.iter().flat_map(Target::buffers).cloned());
         }
-        self.tracker.forget(original);
+        self.tracker.forget(original.as_str());
         self.tracker.count(ok);
         let Ok(reply) = Message::parse(frames) else {
             return;

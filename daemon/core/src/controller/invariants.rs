@@ -7,7 +7,7 @@ use super::Controller;
 use super::engines::State;
 use super::tracker::Queue;
 use crate::ids::{EngineId, MsgId};
-use crate::limits::{REPLAY_MEMORY, WAITING_BYTES_MAX, WAITING_QUERIES_MAX};
+use crate::limits::{WAITING_BYTES_MAX, WAITING_QUERIES_MAX};
 use crate::task_db::TaskDb;
 
 impl Controller {
@@ -28,7 +28,6 @@ impl Controller {
         assert!(self.waiting_bytes <= WAITING_BYTES_MAX);
         assert!(self.database.waiting.len() <= WAITING_QUERIES_MAX);
         assert!(self.dask.len() <= WAITING_QUERIES_MAX);
-        assert!(self.replays.len() <= REPLAY_MEMORY);
     }
 
     /// Those that clients know have a heart, and no one else has; tasks go to none but those.

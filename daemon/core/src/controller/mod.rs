@@ -18,7 +18,9 @@
 //! It does not know sockets, files, SQLite or the time of day; tests are in `tests/` and the
 //! simulation in `tests/sim`.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -29,6 +31,7 @@ use crate::ids::{MsgId, PeerId};
 use crate::limits::{ID_LENGTH_MAX, REPLAY_MEMORY};
 use crate::scheduler::{self, TaskScheduler};
 use crate::task_db::Ticket;
+use crate::wire::date;
 use crate::wire::header::Header;
 use crate::wire::message::Message;
 use crate::wire::sign::{ReplayGuard, SignatureError, Signer};
@@ -118,6 +121,8 @@ pub struct Controller {
     waiting_bytes: usize,
     dask: BTreeMap<Ticket, queries::Asker>,
     messages: u64,
+    /// The session of the latest request.
+    latest_session: Arc<str>,
     shell_status: ShellStatus,
 }
 
@@ -125,17 +130,30 @@ pub struct Controller {
 #[derive(Debug)]
 struct RequestHeader {
     msg_id: MsgId,
-    msg_type: String,
-    session: String,
+    msg_type: Cow<'static, str>,
+    /// Of the client; shared by requests that come one after the other.
+    session: Arc<str>,
+    /// Microseconds since 1970 (UTC), if it says.
+    date: Option<i64>,
 }
 
+/// What nearly all requests are: their types need no memory.
+const COMMON_TYPES: [&str; 2] = ["apply_request", "execute_request"];
+
 impl RequestHeader {
-    fn parse(json: &[u8]) -> Result<Self, serde_json::Error> {
+    /// Reads a header. `latest` is a session that is likely to be this one.
+    fn parse(json: &[u8], latest: &Arc<str>) -> Result<Self, serde_json::Error> {
         let header = Header::parse(json)?;
+        let common = COMMON_TYPES.into_iter().find(|t| *t == header.msg_type);
         Ok(Self {
             msg_id: MsgId::new(&header.msg_id),
-            msg_type: header.msg_type.into_owned(),
-            session: header.session.into_owned(),
+            msg_type: common.map_or_else(|| header.msg_type.into_owned().into(), Cow::Borrowed),
+            session: if **latest == *header.session {
+                Arc::clone(latest)
+            } else {
+                Arc::from(&*header.session)
+            },
+            date: date::parse(&header.date),
         })
     }
 
@@ -178,6 +196,7 @@ impl Controller {
             waiting_bytes: 0,
             dask: BTreeMap::new(),
             messages: 0,
+            latest_session: Arc::from(""),
             shell_status: ShellStatus::default(),
             config,
         };
@@ -463,7 +482,7 @@ impl Controller {
                 channel.name()
             )
         });
-        let Ok(request) = RequestHeader::parse(message.header()) else {
+        let Ok(request) = RequestHeader::parse(message.header(), &self.latest_session) else {
             return;
         };
         let error = ErrorContent::new(
@@ -498,11 +517,12 @@ impl Controller {
         from: PeerId,
         message: &Message,
     ) -> Option<RequestHeader> {
-        match RequestHeader::parse(message.header()) {
+        match RequestHeader::parse(message.header(), &self.latest_session) {
             Ok(header)
                 if !header.msg_id.as_str().is_empty()
                     && header.msg_id.as_str().len() <= ID_LENGTH_MAX =>
             {
+                self.latest_session = Arc::clone(&header.session);
                 Some(header)
             }
             _ => {

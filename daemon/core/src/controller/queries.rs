@@ -118,7 +118,7 @@ impl Controller {
             return self.refuse_side(now, &asker, &header.msg_type);
         }
         let content = message.content();
-        let answer = match header.msg_type.as_str() {
+        let answer = match &*header.msg_type {
             "registration_request" => return self.handle_registration(now, from, message),
             "unregistration_request" => return self.handle_unregistration(now, from, message),
             "connection_request" => self.connection_reply(now, &asker),

@@ -6,13 +6,14 @@ use std::sync::Arc;
 use super::compose::{self, ErrorContent};
 use super::engines::Engine;
 use super::queries::Waiting;
-use super::{Command, Controller};
+use super::{Command, Controller, RequestHeader};
 use crate::clock::Now;
 use crate::ids::{EngineUuid, MsgId};
 use crate::task_db::memory::{MemoryDb, MemoryLimits};
 use crate::task_db::output::Output;
 use crate::task_db::record::{Queue, Reply, TaskRecord};
 use crate::task_db::{DbOp, TaskDb, Ticket};
+use crate::wire::date;
 use crate::wire::header::Header;
 use crate::wire::message::Message;
 
@@ -31,8 +32,6 @@ pub(super) struct Database {
     pub(super) tasks: TaskDb,
     pub(super) waiting: BTreeMap<Ticket, Waiting>,
     pub(super) tickets: u64,
-    /// The session of the latest request, shared by the records of one client.
-    last_client: Arc<str>,
 }
 
 impl Database {
@@ -46,15 +45,7 @@ impl Database {
             tasks,
             waiting: BTreeMap::new(),
             tickets: 0,
-            last_client: Arc::from(""),
         }
-    }
-
-    fn client(&mut self, session: &str) -> Arc<str> {
-        if &*self.last_client != session {
-            self.last_client = Arc::from(session);
-        }
-        Arc::clone(&self.last_client)
     }
 }
 
@@ -73,6 +64,7 @@ impl Controller {
         &mut self,
         now: Now,
         msg_id: &MsgId,
+        request: &RequestHeader,
         queue: Queue,
         engine: Option<EngineUuid>,
         message: &Message,
@@ -80,17 +72,12 @@ impl Controller {
         if self.records_nothing() {
             return;
         }
-        let Ok(header) = Header::parse(message.header()) else {
-            return;
-        };
-        let client = self.database.client(&header.session);
         let mut record = TaskRecord::submitted(
             msg_id.clone(),
             message,
-            &header,
-            client,
+            request.date.unwrap_or(now.unix_micros),
+            Arc::clone(&request.session),
             queue,
-            now.unix_micros,
         );
         record.engine_uuid = engine;
         self.record(DbOp::Submit(Box::new(record)));
@@ -118,7 +105,8 @@ impl Controller {
         let Ok(header) = Header::parse(message.header()) else {
             return;
         };
-        let reply = Reply::new(message, &header, engine, now.unix_micros);
+        let completed = date::parse(&header.date).unwrap_or(now.unix_micros);
+        let reply = Reply::new(message, engine, completed, now.unix_micros);
         self.record(DbOp::Complete {
             msg_id: msg_id.clone(),
             reply,
@@ -127,7 +115,7 @@ impl Controller {
 
     /// A request that its engine will never answer.
     pub(super) fn fail_stranded(&mut self, now: Now, engine: &Engine, msg_id: &MsgId) {
-        self.tracker.forget(msg_id);
+        self.tracker.forget(msg_id.as_str());
         if self.strand_copy(now, msg_id, engine.uuid.as_str()) {
             return;
         }

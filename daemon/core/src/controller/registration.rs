@@ -360,7 +360,7 @@ impl Controller {
         }
         let lost: Vec<MsgId> = self.scheduler.running_on(&engine.uuid).cloned().collect();
         for msg_id in &lost {
-            self.tracker.assign(msg_id, None);
+            self.tracker.assign(msg_id.as_str(), None);
         }
         self.scheduler.handle_engine_removed(now, &engine.uuid);
         self.drain_scheduler(now);

@@ -12,6 +12,7 @@ use crate::channel::Channel;
 use crate::clock::Now;
 use crate::ids::{EngineId, MsgId, PeerId};
 use crate::limits::{DIRECT_REQUESTS_MAX, ENGINE_QUEUE_MAX};
+use crate::wire::header::Header;
 use crate::wire::message::Message;
 
 /// Where a request for an engine goes: its number and its connection.
@@ -58,7 +59,7 @@ impl Controller {
                             &error,
                         );
                     }
-                    self.track_mux(now, &destination, &request.msg_id, &message);
+                    self.track_mux(now, &destination, &request, &message);
                 }
                 let Some(client) = self.peers.get(from).map(|peer| peer.identity.clone()) else {
                     return;
@@ -158,7 +159,14 @@ impl Controller {
         Ok(())
     }
 
-    fn track_mux(&mut self, now: Now, to: &Destination, msg_id: &MsgId, message: &Message) {
+    fn track_mux(
+        &mut self,
+        now: Now,
+        to: &Destination,
+        request: &RequestHeader,
+        message: &Message,
+    ) {
+        let msg_id = &request.msg_id;
         let Some(engine) = self.engines.get_mut(to.engine) else {
             return;
         };
@@ -171,7 +179,7 @@ impl Controller {
         );
         engine.queue.insert(sequence, msg_id.clone());
         let uuid = engine.uuid.clone();
-        self.record_submit(now, msg_id, Queue::Mux, Some(uuid), message);
+        self.record_submit(now, msg_id, request, Queue::Mux, Some(uuid), message);
     }
 
     /// An engine's reply on `mux` or `control`: `[client, ...]`.
@@ -232,7 +240,7 @@ impl Controller {
             engine: Some(engine.id),
             queue: Queue::Mux,
         };
-        let Some(sequence) = self.tracker.complete(&reply.parent_id, whose) else {
+        let Some((sequence, msg_id)) = self.tracker.complete(&reply.parent_id, whose) else {
             log::debug!(
                 "engine {} answered {} late, or twice",
                 engine.id,
@@ -244,7 +252,7 @@ impl Controller {
         engine.count(reply.ok);
         let uuid = engine.uuid.clone();
         self.tracker.count(reply.ok);
-        self.record_complete(now, &reply.parent_id, Some(uuid), message);
+        self.record_complete(now, &msg_id, Some(uuid), message);
         true
     }
 
@@ -269,7 +277,7 @@ impl Controller {
 
     /// An engine's output: `[topic, ...]`, for all clients and for the record.
     pub(super) fn handle_output(&mut self, now: Now, from: PeerId, message: Message) {
-        let Ok(header) = RequestHeader::parse(message.header()) else {
+        let Ok(header) = Header::parse(message.header()) else {
             return self.complain_unreadable(now, from, "header");
         };
         if header.msg_type == "shutdown_reply" {

@@ -4,6 +4,7 @@ use bytes::Bytes;
 use serde::Deserialize;
 use serde_json::json;
 use std::borrow::Cow;
+use std::ops::ControlFlow;
 
 use super::compose::{self, ErrorContent};
 use super::tracker::{Pending, Queue};
@@ -14,6 +15,7 @@ use crate::ids::{EngineUuid, MsgId, PeerId};
 use crate::limits::{FRAME_OVERHEAD, WAITING_BYTES_MAX};
 use crate::scheduler::{self, Failure, Outcome, Reply, Requirements, TaskRequest};
 use crate::wire::date;
+use crate::wire::flat::{Flat, Value, members};
 use crate::wire::header::Header;
 use crate::wire::message::Message;
 
@@ -27,11 +29,12 @@ pub(super) struct TaskJob {
 
 /// The parts of a reply that decide what becomes of it.
 #[derive(Debug)]
-pub(super) struct ReplyHeader {
+pub(super) struct ReplyHeader<'a> {
     /// The request that it answers.
-    pub(super) parent_id: MsgId,
+    pub(super) parent_id: Cow<'a, str>,
     pub(super) ok: bool,
-    pub(super) started: Option<String>,
+    /// When the engine began, as it says.
+    pub(super) started: Option<Cow<'a, str>>,
     outcome: Outcome,
 }
 
@@ -43,6 +46,39 @@ struct ReplyMetadata<'a> {
     #[serde(borrow)]
     started: Option<Cow<'a, str>>,
     dependencies_met: Option<bool>,
+}
+
+impl<'a> ReplyMetadata<'a> {
+    fn parse(json: &'a [u8]) -> Result<Self, serde_json::Error> {
+        match Self::scan(json) {
+            Some(metadata) => Ok(metadata),
+            None => serde_json::from_slice(json),
+        }
+    }
+
+    /// Reads what stock engines write. `None`: it is something else.
+    fn scan(json: &'a [u8]) -> Option<Self> {
+        let mut metadata = Self::default();
+        let mut plain = true;
+        let end = members(json, |key, value| {
+            match (key, value) {
+                (b"status", Value::Text(text)) => metadata.status = utf8(text),
+                (b"started", Value::Text(text)) => metadata.started = utf8(text),
+                (b"dependencies_met", Value::Literal(literal)) => {
+                    metadata.dependencies_met = Some(literal == b"true");
+                    plain &= matches!(literal, b"true" | b"false");
+                }
+                (b"status" | b"started" | b"dependencies_met", _) => plain = false,
+                _ => {}
+            }
+            ControlFlow::Continue(())
+        });
+        (plain && end == Flat::Whole).then_some(metadata)
+    }
+}
+
+fn utf8(text: &[u8]) -> Option<Cow<'_, str>> {
+    std::str::from_utf8(text).ok().map(Cow::Borrowed)
 }
 
 impl ReplyMetadata<'_> {
@@ -59,15 +95,19 @@ impl ReplyMetadata<'_> {
 
 impl Controller {
     /// Reads what a reply answers, and how it ended. What cannot be read is logged.
-    pub(super) fn reply_header(&mut self, now: Now, message: &Message) -> Option<ReplyHeader> {
-        let parent = Header::parse(message.parent_header());
-        let metadata: Result<ReplyMetadata<'_>, _> = serde_json::from_slice(message.metadata());
+    pub(super) fn reply_header<'m>(
+        &mut self,
+        now: Now,
+        message: &'m Message,
+    ) -> Option<ReplyHeader<'m>> {
+        let parent = Header::msg_id_of(message.parent_header());
+        let metadata = ReplyMetadata::parse(message.metadata());
         match (parent, metadata) {
-            (Ok(parent), Ok(metadata)) => Some(ReplyHeader {
-                parent_id: MsgId::new(&parent.msg_id),
+            (Ok(parent_id), Ok(metadata)) => Some(ReplyHeader {
+                parent_id,
                 ok: metadata.outcome() == Outcome::Ok,
-                started: metadata.started.as_deref().map(str::to_owned),
                 outcome: metadata.outcome(),
+                started: metadata.started,
             }),
             _ => {
                 self.complaints.warn(now.monotonic, "unreadable reply", || {
@@ -118,7 +158,7 @@ impl Controller {
                 queue: Queue::Task,
             },
         );
-        self.record_submit(now, msg_id, Queue::Task, None, &message);
+        self.record_submit(now, msg_id, request, Queue::Task, None, &message);
         self.waiting_bytes += cost;
         let metadata = message.metadata().clone();
         message.detach();
@@ -145,9 +185,10 @@ impl Controller {
 
     /// Submits a recorded task anew, for no client: its result is asked of the hub.
     pub(super) fn resubmit_task(&mut self, now: Now, message: Message) -> Result<(), ErrorContent> {
-        let request = RequestHeader::parse(message.header()).map_err(|cause| {
-            ErrorContent::new("ValueError", format!("unreadable header: {cause}"))
-        })?;
+        let request =
+            RequestHeader::parse(message.header(), &self.latest_session).map_err(|cause| {
+                ErrorContent::new("ValueError", format!("unreadable header: {cause}"))
+            })?;
         self.submit_task(now, Bytes::new(), &request, message)
     }
 
@@ -166,18 +207,17 @@ impl Controller {
             return;
         };
         let (engine_id, engine_uuid) = (engine.id, engine.uuid.clone());
-        match self.scheduler.handle_reply(
-            now,
-            &engine_uuid,
-            reply.parent_id.as_str(),
-            reply.outcome,
-        ) {
+        match self
+            .scheduler
+            .handle_reply(now, &engine_uuid, &reply.parent_id, reply.outcome)
+        {
             Reply::Deliver(job) => {
                 engine.count(reply.ok);
-                self.tracker.forget(&reply.parent_id);
                 self.tracker.count(reply.ok);
                 self.waiting_bytes = self.waiting_bytes.saturating_sub(cost(&job.message));
-                self.record_complete(now, &reply.parent_id, Some(engine_uuid), &message);
+                if let Some(msg_id) = self.tracker.forget(&reply.parent_id) {
+                    self.record_complete(now, &msg_id, Some(engine_uuid), &message);
+                }
                 if !job.client.is_empty() {
                     self.forward_reply(now, Channel::TaskClient, &job.client, Some(uuid), message);
                 }
@@ -215,7 +255,7 @@ impl Controller {
 
     fn assign(&mut self, msg_id: &MsgId, uuid: EngineUuid, job: TaskJob) {
         let engine = self.engines.id_of(uuid.as_str());
-        self.tracker.assign(msg_id, engine);
+        self.tracker.assign(msg_id.as_str(), engine);
         // Without a connection the engine is about to leave, and the task comes back.
         if let Some(peer) = self.peers.route(Channel::TaskEngine, uuid.as_bytes()) {
             let frames = job.message.into_frames_via([job.client]);
@@ -249,7 +289,7 @@ impl Controller {
         if let Some(engine) = engine {
             frames.insert(0, Bytes::copy_from_slice(engine.as_bytes()));
         }
-        self.tracker.forget(msg_id);
+        self.tracker.forget(msg_id.as_str());
         self.tracker.count(false);
         self.waiting_bytes = self.waiting_bytes.saturating_sub(cost(&job.message));
         let Ok(reply) = Message::parse(frames) else {

@@ -31,24 +31,25 @@ impl Tracker {
         self.sequence
     }
 
-    pub(crate) fn assign(&mut self, msg_id: &MsgId, engine: Option<EngineId>) {
+    pub(crate) fn assign(&mut self, msg_id: &str, engine: Option<EngineId>) {
         if let Some((_, pending)) = self.pending.get_mut(msg_id) {
             pending.engine = engine;
         }
     }
 
     /// Notes a reply, if it is that engine's to give, through that queue. Returns the request's place
-    /// in the order.
-    pub(crate) fn complete(&mut self, msg_id: &MsgId, whose: Pending) -> Option<u64> {
+    /// in the order, and its id.
+    pub(crate) fn complete(&mut self, msg_id: &str, whose: Pending) -> Option<(u64, MsgId)> {
         if self.pending.get(msg_id)?.1 != whose {
             return None;
         }
-        self.pending.remove(msg_id).map(|(sequence, _)| sequence)
+        let (msg_id, (sequence, _)) = self.pending.remove_entry(msg_id)?;
+        Some((sequence, msg_id))
     }
 
-    /// Notes that a request has ended, whoever had it.
-    pub(crate) fn forget(&mut self, msg_id: &MsgId) {
-        self.pending.remove(msg_id);
+    /// Notes that a request has ended, whoever had it. Returns its id if it was under way.
+    pub(crate) fn forget(&mut self, msg_id: &str) -> Option<MsgId> {
+        self.pending.remove_entry(msg_id).map(|(msg_id, _)| msg_id)
     }
 
     pub(crate) fn is_pending(&self, msg_id: &str) -> bool {

@@ -14,9 +14,10 @@
 //! A record that alone exceeds `bytes` keeps everything but the buffers of its reply or request,
 //! whichever are larger, or both. Asking for what was dropped is answered with an error that says so.
 //!
-//! Every operation costs a hash look-up and, when a record comes or goes, one step in an ordered map.
+//! Every operation costs a hash look-up. Records are put in the order of their history when someone asks:
+//! thousands are recorded for each that is asked for.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 
 use foldhash::{HashMap, HashMapExt as _};
 
@@ -45,7 +46,6 @@ pub struct MemoryDb {
     slots: Vec<Option<Entry>>,
     free: Vec<Slot>,
     by_id: HashMap<MsgId, Slot>,
-    history: BTreeMap<HistoryKey, Slot>,
     next_seq: u64,
     finished: Shelf,
     output_only: Shelf,
@@ -110,7 +110,6 @@ impl MemoryDb {
             slots: Vec::new(),
             free: Vec::new(),
             by_id: HashMap::new(),
-            history: BTreeMap::new(),
             next_seq: 0,
             finished: Shelf::default(),
             output_only: Shelf::default(),
@@ -178,7 +177,6 @@ impl MemoryDb {
     pub fn check_invariants(&self) {
         let entries: Vec<&Entry> = self.slots.iter().flatten().collect();
         assert_eq!(entries.len(), self.by_id.len());
-        assert_eq!(entries.len(), self.history.len());
         assert_eq!(entries.len() + self.free.len(), self.slots.len());
         for state in [State::Finished, State::OutputOnly, State::Pending] {
             let own = || entries.iter().filter(|entry| entry.state == state);
@@ -196,7 +194,8 @@ impl MemoryDb {
         }
         for entry in entries {
             let slot = self.by_id[entry.record.msg_id.as_str()];
-            assert_eq!(self.history.get(&entry.history_key()), Some(&slot));
+            let stored = self.slots[slot].as_ref().map(|entry| entry.seq);
+            assert_eq!(stored, Some(entry.seq));
             assert_eq!(entry.size, size_of_entry(&entry.record));
             assert_eq!(entry.state, State::of(&entry.record));
         }
@@ -271,7 +270,6 @@ impl MemoryDb {
         };
         self.next_seq += 1;
         self.by_id.insert(entry.record.msg_id.clone(), slot);
-        self.history.insert(entry.history_key(), slot);
         self.shelf_mut(entry.state).add(&entry, slot);
         self.slots[slot] = Some(entry);
         slot
@@ -282,7 +280,6 @@ impl MemoryDb {
         let Some(mut entry) = self.slots[slot].take() else {
             return;
         };
-        let key = entry.history_key();
         let state = entry.state;
         let shelf = self.shelf_mut(state);
         shelf.bytes -= entry.size;
@@ -295,10 +292,6 @@ impl MemoryDb {
             self.shelf_mut(state).count -= 1;
             self.shelf_mut(entry.state).add(&entry, slot);
         }
-        if entry.history_key() != key {
-            self.history.remove(&key);
-            self.history.insert(entry.history_key(), slot);
-        }
         self.slots[slot] = Some(entry);
         self.shorten_line(state);
     }
@@ -309,7 +302,6 @@ impl MemoryDb {
         };
         self.free.push(slot);
         self.by_id.remove(entry.record.msg_id.as_str());
-        self.history.remove(&entry.history_key());
         let shelf = self.shelf_mut(entry.state);
         shelf.count -= 1;
         shelf.bytes -= entry.size;
@@ -350,25 +342,29 @@ impl MemoryDb {
     }
 
     fn find(&self, find: &Find) -> Result<DbReply, DbError> {
-        let mut reply = FindReply::new(find);
         if let Some(msg_ids) = find.query.msg_ids() {
             let named = msg_ids.iter().filter_map(|id| self.by_id.get(id.as_str()));
-            let mut named: Vec<&Entry> = named.filter_map(|s| self.slots[*s].as_ref()).collect();
-            named.sort_by_key(|entry| entry.history_key());
-            for entry in named.into_iter().filter(|e| find.query.matches(&e.record)) {
-                reply.push(&entry.record)?;
-            }
+            self.find_among(named.filter_map(|slot| self.slots[*slot].as_ref()), find)
         } else {
-            let records = self.records();
-            for record in records.filter(|record| find.query.matches(record)) {
-                reply.push(record)?;
-            }
+            self.find_among(self.slots.iter().flatten(), find)
+        }
+    }
+
+    fn find_among<'a>(
+        &self,
+        entries: impl Iterator<Item = &'a Entry>,
+        find: &Find,
+    ) -> Result<DbReply, DbError> {
+        let mut reply = FindReply::new(find);
+        for record in in_order(entries.filter(|entry| find.query.matches(&entry.record))) {
+            reply.push(record)?;
         }
         Ok(reply.finish())
     }
 
     fn history(&self) -> Result<DbReply, DbError> {
-        let dated = self.records().filter(|record| record.submitted.is_some());
+        let dated = self.slots.iter().flatten();
+        let dated = in_order(dated.filter(|entry| entry.record.submitted.is_some()));
         let msg_ids: Vec<MsgId> = dated.map(|record| record.msg_id.clone()).collect();
         render::history(&msg_ids)
     }
@@ -423,14 +419,6 @@ impl MemoryDb {
         Ok(reply.finish())
     }
 
-    fn records(&self) -> impl Iterator<Item = &TaskRecord> {
-        let entries = self
-            .history
-            .values()
-            .filter_map(|slot| self.slots[*slot].as_ref());
-        entries.map(|entry| &*entry.record)
-    }
-
     fn entry(&self, msg_id: &MsgId) -> Option<&Entry> {
         self.slots[self.slot(msg_id)?].as_ref()
     }
@@ -450,6 +438,13 @@ impl MemoryDb {
             State::Pending => &mut self.pending,
         }
     }
+}
+
+/// Records as `history` lists them.
+fn in_order<'a>(entries: impl Iterator<Item = &'a Entry>) -> impl Iterator<Item = &'a TaskRecord> {
+    let mut entries: Vec<&Entry> = entries.collect();
+    entries.sort_unstable_by_key(|entry| entry.history_key());
+    entries.into_iter().map(|entry| &*entry.record)
 }
 
 impl Entry {

@@ -237,6 +237,13 @@ impl Results {
 }
 
 impl DbOp {
+    /// Gives it memory of its own: for whoever lets it wait.
+    pub fn detach(&mut self) {
+        if let Self::Complete { reply, .. } = self {
+            reply.request_header = Bytes::copy_from_slice(&reply.request_header);
+        }
+    }
+
     /// Bytes on the heap, for bounds on what waits.
     #[must_use]
     pub fn size(&self) -> usize {
@@ -287,9 +294,12 @@ pub enum TaskDb {
 impl TaskDb {
     /// Notes what happened. An operation that comes back is to be handed to the database on disk.
     #[must_use]
-    pub fn record(&mut self, op: DbOp) -> Option<DbOp> {
+    pub fn record(&mut self, mut op: DbOp) -> Option<DbOp> {
         match self {
-            Self::Disk => Some(op),
+            Self::Disk => {
+                op.detach();
+                Some(op)
+            }
             Self::Memory(db) => {
                 db.apply(op);
                 None

@@ -61,8 +61,9 @@ pub struct Reply {
     pub received: i64,
     /// The engine that ran the task, where the reply tells.
     pub engine: Option<EngineUuid>,
-    /// The request's header as the reply quotes it: stands in for a request that was not recorded.
-    pub request_header: Box<[u8]>,
+    /// The request's header as the reply quotes it: stands in for a request that was not recorded. Shares
+    /// memory with other traffic until [`DbOp::detach`](super::DbOp::detach).
+    pub request_header: Bytes,
 }
 
 #[derive(Deserialize)]
@@ -115,20 +116,18 @@ impl TaskRecord {
         }
     }
 
-    /// The record of a request. `header` is the parsed header of `message`, `client` its session.
-    /// A request without a readable date counts as submitted now.
+    /// The record of a request, submitted at that time by the client with that session.
     #[must_use]
     pub fn submitted(
         msg_id: MsgId,
         message: &Message,
-        header: &Header<'_>,
+        submitted: i64,
         client: Arc<str>,
         queue: Queue,
-        now_unix_micros: i64,
     ) -> Self {
         Self {
             request: Some(Parts::from_message(message)),
-            submitted: date::parse(&header.date).or(Some(now_unix_micros)),
+            submitted: Some(submitted),
             client_uuid: Some(client),
             queue: Some(queue),
             ..Self::empty(msg_id)
@@ -213,21 +212,20 @@ impl TaskRecord {
 }
 
 impl Reply {
-    /// The record of a reply. `header` is the parsed header of `message`, `engine` the engine that
-    /// sent it. A reply without a readable date was completed when it was received.
+    /// The record of a reply that `engine` sent, with its date and when it was received.
     #[must_use]
     pub fn new(
         message: &Message,
-        header: &Header<'_>,
         engine: Option<EngineUuid>,
-        now_unix_micros: i64,
+        completed: i64,
+        received: i64,
     ) -> Self {
         Self {
             parts: Parts::from_message(message),
-            completed: date::parse(&header.date).unwrap_or(now_unix_micros),
-            received: now_unix_micros,
+            completed,
+            received,
             engine,
-            request_header: Box::from(message.parent_header().as_ref()),
+            request_header: message.parent_header().clone(),
         }
     }
 
@@ -248,7 +246,7 @@ impl Reply {
             completed: now_unix_micros,
             received: now_unix_micros,
             engine,
-            request_header: Box::default(),
+            request_header: Bytes::new(),
         }
     }
 

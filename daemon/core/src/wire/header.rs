@@ -1,8 +1,11 @@
 //! The parts of a header that a controller reads, without building a tree of the rest.
 
 use std::borrow::Cow;
+use std::ops::ControlFlow;
 
 use serde::Deserialize;
+
+use super::flat::{Flat, Value, members};
 
 /// A request's or reply's header. Every field is optional on the wire; a controller that needs one
 /// says so where it needs it.
@@ -31,47 +34,50 @@ impl<'a> Header<'a> {
         }
     }
 
-    /// Reads what stock peers write: an object of plain texts without escapes. There are five headers
-    /// in the way of a request and its reply, so this is worth having. `None`: it is something else.
-    fn scan(json: &'a [u8]) -> Option<Self> {
-        let mut header = Self::default();
-        let mut rest = after(json, b'{')?;
-        loop {
-            let (key, tail) = text(rest)?;
-            let (value, tail) = text(after(tail, b':')?)?;
-            let field = match key {
-                b"msg_id" => Some(&mut header.msg_id),
-                b"msg_type" => Some(&mut header.msg_type),
-                b"session" => Some(&mut header.session),
-                b"date" => Some(&mut header.date),
-                _ => None,
-            };
-            if let Some(field) = field {
-                *field = Cow::Borrowed(std::str::from_utf8(value).ok()?);
+    /// Reads only the `msg_id`. What follows it is not looked at: of a parent header nothing else is
+    /// wanted, and stock peers write it first.
+    ///
+    /// # Errors
+    /// The bytes are not a JSON object with text in the fields of a header.
+    pub fn msg_id_of(json: &'a [u8]) -> Result<Cow<'a, str>, serde_json::Error> {
+        let mut msg_id = None;
+        let _ = members(json, |key, value| match (key, value) {
+            (b"msg_id", Value::Text(text)) => {
+                msg_id = std::str::from_utf8(text).ok();
+                ControlFlow::Break(())
             }
-            match after(tail, b',') {
-                Some(tail) => rest = tail,
-                None => return after(tail, b'}')?.trim_ascii().is_empty().then_some(header),
-            }
+            _ => ControlFlow::Continue(()),
+        });
+        match msg_id {
+            Some(msg_id) => Ok(Cow::Borrowed(msg_id)),
+            None => serde_json::from_slice(json).map(|header: Self| header.msg_id),
         }
     }
-}
 
-/// What follows `wanted`, which may have white space before it.
-fn after(json: &[u8], wanted: u8) -> Option<&[u8]> {
-    match json.trim_ascii_start() {
-        [first, rest @ ..] if *first == wanted => Some(rest),
-        _ => None,
+    /// Reads what stock peers write. `None`: it is something else.
+    fn scan(json: &'a [u8]) -> Option<Self> {
+        let mut header = Self::default();
+        let mut plain = true;
+        let end = members(json, |key, value| {
+            let field = match key {
+                b"msg_id" => &mut header.msg_id,
+                b"msg_type" => &mut header.msg_type,
+                b"session" => &mut header.session,
+                b"date" => &mut header.date,
+                _ => return ControlFlow::Continue(()),
+            };
+            if let Value::Text(text) = value
+                && let Ok(text) = std::str::from_utf8(text)
+            {
+                *field = Cow::Borrowed(text);
+                ControlFlow::Continue(())
+            } else {
+                plain = false;
+                ControlFlow::Break(())
+            }
+        });
+        (plain && end == Flat::Whole).then_some(header)
     }
-}
-
-/// A text without escapes, and what follows it.
-fn text(json: &[u8]) -> Option<(&[u8], &[u8])> {
-    let start = after(json, b'"')?;
-    let end = start
-        .iter()
-        .position(|c| matches!(c, b'"' | b'\\' | ..0x20))?;
-    (start[end] == b'"').then(|| (&start[..end], &start[end + 1..]))
 }
 
 #[cfg(test)]
@@ -115,6 +121,20 @@ mod tests {
         ] {
             assert!(Header::parse(json.as_bytes()).is_err(), "{json}");
         }
+    }
+
+    #[test]
+    fn a_parents_id_is_read_without_the_rest() {
+        for json in [
+            r#"{"msg_id":"a","date":"2026"}"#,
+            r#"{"x":{"msg_id":"b"},"msg_id":"a"}"#,
+            r#"{"msg_id":"\u0061"}"#,
+        ] {
+            assert_eq!(Header::msg_id_of(json.as_bytes()).unwrap(), "a", "{json}");
+        }
+        assert_eq!(Header::msg_id_of(b"{}").unwrap(), "");
+        assert!(Header::msg_id_of(br#"{"msg_id":1}"#).is_err());
+        assert!(Header::msg_id_of(br#"{"x":"y"#).is_err());
     }
 
     #[test]

@@ -105,10 +105,11 @@ impl Message {
         self.frames
     }
 
-    /// Gives small frames memory of their own. For whoever keeps a message: the read buffer that
-    /// they came in is shared with other traffic and would stay as long.
+    /// Gives small frames memory of their own, and no more than they need. For whoever keeps a message: the
+    /// read buffer that they came in is shared with other traffic and would stay as long.
     pub fn detach(&mut self) {
         detach(&mut self.frames);
+        self.frames.shrink_to_fit();
     }
 
     /// Frames, routing frames and delimiter included.

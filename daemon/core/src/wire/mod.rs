@@ -2,6 +2,8 @@
 
 /// ISO 8601 dates as Python writes them.
 pub mod date;
+/// Flat JSON objects, read in passing.
+pub(crate) mod flat;
 /// The parts of a header that a controller reads.
 pub mod header;
 /// One multipart message: routing frames, delimiter, signature, four JSON parts, buffers.

@@ -54,6 +54,9 @@ use crate::limits::{
     COMMAND_BYTES_MAX, FRAME_OVERHEAD, FRAMES_PER_MESSAGE_MAX, LARGE_FRAME, PONG_BACKLOG_MAX,
 };
 
+/// Frames of a usual request: route, delimiter, signature, four parts, three or four buffers.
+const FRAMES_USUAL: usize = 12;
+
 /// Chance that a connection needs, drawn anew for each.
 pub type Entropy = [u8; ENTROPY];
 
@@ -401,7 +404,7 @@ impl Link {
     fn handle_frame(&mut self, more: bool, body: Bytes) -> Result<Option<Event>, Error> {
         self.message_bytes += body.len() + FRAME_OVERHEAD;
         if self.frames.is_empty() {
-            self.frames.reserve(8);
+            self.frames.reserve(FRAMES_USUAL);
         }
         self.frames.push(body);
         if more {

@@ -23,6 +23,8 @@ pub struct Outbox {
     written: usize,
     /// Bytes that wait.
     len: usize,
+    /// Size of the latest tail: the next one is likely to be as long.
+    usual: usize,
     units: Option<Units>,
 }
 
@@ -98,6 +100,7 @@ impl Outbox {
         if self.len == 0 {
             // Thousands of peers are idle most of the time: they keep no memory.
             self.chunks = VecDeque::new();
+            self.usual = self.tail.len();
             self.tail = Vec::new();
             self.written = 0;
         }
@@ -167,7 +170,7 @@ impl Outbox {
             self.seal();
         }
         if self.tail.capacity() == 0 {
-            self.tail.reserve(expected.max(TAIL_FIRST));
+            self.tail.reserve(expected.max(TAIL_FIRST).max(self.usual));
         }
         let before = self.tail.len();
         write(&mut self.tail);
@@ -195,6 +198,7 @@ impl Outbox {
     /// Makes the tail a chunk.
     fn seal(&mut self) {
         if !self.tail.is_empty() {
+            self.usual = self.tail.len();
             self.chunks
                 .push_back(Bytes::from(mem::take(&mut self.tail)));
         }

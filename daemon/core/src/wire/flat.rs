@@ -1,0 +1,188 @@
+//! Members of a flat JSON object, read without a parser and without memory.
+//!
+//! Headers and most metadata of stock peers are objects of plain texts, `true`, `false`, `null` and
+//! numbers. There are five of them in the way of a request and its reply, so this is worth having.
+//! Whoever meets something else here asks `serde_json`.
+
+use std::ops::ControlFlow;
+
+/// A member's value.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Value<'a> {
+    /// A text without escapes.
+    Text(&'a [u8]),
+    /// `true`, `false`, `null`, or what may be a number.
+    Literal(&'a [u8]),
+}
+
+/// How the reading of an object ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Flat {
+    /// All of it was read.
+    Whole,
+    /// `member` asked to stop.
+    Stopped,
+    /// It is not such an object, or no JSON at all.
+    Not,
+}
+
+/// Hands each member to `member`, in order, until it breaks.
+pub(crate) fn members<'a>(
+    json: &'a [u8],
+    mut member: impl FnMut(&'a [u8], Value<'a>) -> ControlFlow<()>,
+) -> Flat {
+    let mut read = || {
+        let mut rest = after(json, b'{')?;
+        if let Some(tail) = after(rest, b'}') {
+            return at_end(tail).then_some(Flat::Whole);
+        }
+        loop {
+            let (key, tail) = text(rest)?;
+            let (value, tail) = value(after(tail, b':')?)?;
+            if member(key, value).is_break() {
+                return Some(Flat::Stopped);
+            }
+            match after(tail, b',') {
+                Some(tail) => rest = tail,
+                None => return at_end(after(tail, b'}')?).then_some(Flat::Whole),
+            }
+        }
+    };
+    read().unwrap_or(Flat::Not)
+}
+
+fn at_end(rest: &[u8]) -> bool {
+    rest.trim_ascii().is_empty()
+}
+
+/// What follows `wanted`, which may have white space before it.
+fn after(json: &[u8], wanted: u8) -> Option<&[u8]> {
+    match skip_space(json) {
+        [first, rest @ ..] if *first == wanted => Some(rest),
+        _ => None,
+    }
+}
+
+fn skip_space(mut json: &[u8]) -> &[u8] {
+    while let [b' ' | b'\n' | b'\r' | b'\t', rest @ ..] = json {
+        json = rest;
+    }
+    json
+}
+
+/// A value, and what follows it.
+fn value(json: &[u8]) -> Option<(Value<'_>, &[u8])> {
+    let json = skip_space(json);
+    if json.first() == Some(&b'"') {
+        let (value, rest) = text(json)?;
+        return Some((Value::Text(value), rest));
+    }
+    let end = json
+        .iter()
+        .position(|c| !matches!(c, b'a'..=b'z' | b'0'..=b'9' | b'+' | b'-' | b'.' | b'E'))?;
+    let (literal, rest) = json.split_at(end);
+    let known = matches!(literal, b"true" | b"false" | b"null");
+    let number = matches!(literal, [b'-' | b'0'..=b'9', ..]);
+    (known || number).then_some((Value::Literal(literal), rest))
+}
+
+/// A text without escapes, and what follows it.
+fn text(json: &[u8]) -> Option<(&[u8], &[u8])> {
+    let start = after(json, b'"')?;
+    let end = plain_length(start)?;
+    (start[end] == b'"').then(|| (&start[..end], &start[end + 1..]))
+}
+
+/// Where the first quote, backslash or control character is. Eight bytes at a time: in a word, the
+/// lowest byte that a test marks is one that passes it; only those above may be marked wrongly.
+fn plain_length(bytes: &[u8]) -> Option<usize> {
+    const ONES: u64 = u64::from_le_bytes([1; 8]);
+    const HIGHEST: u64 = u64::from_le_bytes([0x80; 8]);
+    let below = |word: u64, limit: u8| word.wrapping_sub(ONES * u64::from(limit)) & !word;
+    let equals = |word: u64, byte: u8| below(word ^ (ONES * u64::from(byte)), 1);
+    let (words, rest) = bytes.as_chunks::<8>();
+    for (i, word) in words.iter().enumerate() {
+        let word = u64::from_le_bytes(*word);
+        let found = (equals(word, b'"') | equals(word, b'\\') | below(word, b' ')) & HIGHEST;
+        if found != 0 {
+            return Some(i * 8 + found.trailing_zeros() as usize / 8);
+        }
+    }
+    let tail = rest.iter().position(|c| matches!(c, b'"' | b'\\' | ..b' '));
+    tail.map(|at| words.len() * 8 + at)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn all(json: &str) -> (Flat, Vec<(String, String)>) {
+        let mut found = Vec::new();
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        let end = members(json.as_bytes(), |key, value| {
+            let (Value::Text(value) | Value::Literal(value)) = value;
+            found.push((text(key), text(value)));
+            ControlFlow::Continue(())
+        });
+        (end, found)
+    }
+
+    #[test]
+    fn members_come_in_order() {
+        let (end, found) = all(r#" { "a":"x","b" : true ,"c":-1.5e3, "d": null}  "#);
+        assert_eq!(end, Flat::Whole);
+        let expected = [("a", "x"), ("b", "true"), ("c", "-1.5e3"), ("d", "null")];
+        assert_eq!(found, expected.map(|(k, v)| (k.to_owned(), v.to_owned())));
+        assert_eq!(all("{ }"), (Flat::Whole, vec![]));
+    }
+
+    #[test]
+    fn what_is_not_flat_is_left_to_others() {
+        for json in [
+            "",
+            "[]",
+            "{",
+            r#"{"a":[]}"#,
+            r#"{"a":{}}"#,
+            r#"{"a":"\n"}"#,
+            "{\"a\":\"\n\"}",
+            r#"{"a":"x"}y"#,
+            r#"{"a":tru}"#,
+            r#"{"a" "x"}"#,
+            r#"{"a":"x",}"#,
+            r#"{"a":1"#,
+        ] {
+            assert_eq!(all(json).0, Flat::Not, "{json}");
+        }
+    }
+
+    #[test]
+    fn reading_stops_when_asked() {
+        let end = members(br#"{"a":"x","b":["#, |_, _| ControlFlow::Break(()));
+        assert_eq!(end, Flat::Stopped);
+    }
+
+    proptest! {
+        #[test]
+        fn the_end_of_a_text_is_found(bytes in prop::collection::vec(any::<u8>(), 0..40)) {
+            let expected = bytes.iter().position(|c| matches!(c, b'"' | b'\\' | ..b' '));
+            prop_assert_eq!(plain_length(&bytes), expected);
+        }
+
+        #[test]
+        fn it_agrees_with_the_parser(texts in prop::collection::vec("[ -~]{0,20}", 0..5)) {
+            let object: serde_json::Map<_, _> = texts.iter().enumerate()
+                .map(|(i, text)| (i.to_string(), text.as_str().into())).collect();
+            let json = serde_json::Value::from(object.clone()).to_string();
+            let (end, found) = all(&json);
+            if end == Flat::Whole {
+                let read: serde_json::Map<_, _> =
+                    found.into_iter().map(|(k, v)| (k, v.into())).collect();
+                prop_assert_eq!(read, object);
+            } else {
+                prop_assert!(json.contains('\\'));
+            }
+        }
+    }
+}
