@@ -15,10 +15,10 @@ pub mod hub_client;
 pub mod laptop;
 /// The log backend.
 pub mod logging;
-/// The service of a node.
-pub mod node;
 /// The allocator.
 pub mod memory;
+/// The service of a node.
+pub mod node;
 /// Engines on this machine.
 pub mod pool;
 /// Which Python runs engines and Dask.

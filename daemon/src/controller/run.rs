@@ -20,7 +20,7 @@ use piparallel_core::controller::{
 use piparallel_core::scheduler;
 use piparallel_core::task_db::{DbError, DbReply, Ticket};
 use piparallel_core::wire::sign::Signer;
-use piparallel_core::wire::zmtp::PublicKey;
+use piparallel_core::wire::zmtp::{PublicKey, SecretKey};
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant as TokioInstant, sleep, sleep_until};
 
@@ -64,12 +64,15 @@ enum Input {
 }
 
 /// The nodes whose engines are let in, each known by the key that all of its engines use.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Default, PartialEq, Eq)]
 pub struct Admitted {
     /// Whoever is not in it any more is cut off.
     pub keys: BTreeSet<PublicKey>,
     /// Engines with these keys get no more work.
     pub drained: BTreeSet<PublicKey>,
+    /// Ours, one for each client that has a connection file of its own. Who has one that is not here any more
+    /// is cut off.
+    pub client_keys: Vec<SecretKey>,
 }
 
 /// How a controller learns which nodes are admitted, and tells that the engines of a drained one are gone.
@@ -82,8 +85,8 @@ struct Loop {
     machine: Controller,
     outside: Outside,
     started: Instant,
-    /// Our keys for clients and for engines, where they differ.
-    sides: Option<(PublicKey, PublicKey)>,
+    /// Our key for engines, if that for clients is another.
+    engine_key: Option<PublicKey>,
     admissions: Option<Admissions>,
     /// What was carried out of them.
     drained: BTreeSet<PublicKey>,
@@ -121,7 +124,7 @@ pub async fn run(
             transport: start_transport(&settings, bound)?,
         },
         started: Instant::now(),
-        sides: settings.curve.as_ref().and_then(separate_sides),
+        engine_key: settings.curve.as_ref().and_then(engines_own_key),
         admissions,
         drained: BTreeSet::new(),
         tide: Tide::default(),
@@ -230,11 +233,16 @@ impl Loop {
     }
 
     fn take_admissions(&mut self, now: Now) {
-        let (Some(admissions), Some((_, server))) = (&mut self.admissions, self.sides) else {
+        let (Some(admissions), Some(server)) = (&mut self.admissions, self.engine_key) else {
             return;
         };
-        let Admitted { keys, drained } = admissions.admitted.borrow_and_update().clone();
+        let Admitted {
+            keys,
+            drained,
+            client_keys,
+        } = admissions.admitted.borrow_and_update().clone();
         self.outside.transport.set_allowed_keys(server, Some(keys));
+        self.outside.transport.set_client_keys(client_keys);
         let changed: Vec<_> = drained
             .symmetric_difference(&self.drained)
             .copied()
@@ -449,10 +457,10 @@ async fn pool_python(known: Option<PathBuf>) -> anyhow::Result<PathBuf> {
     }
 }
 
-/// Our keys for clients and engines, if one does not do for both.
-fn separate_sides(curve: &CurveSettings) -> Option<(PublicKey, PublicKey)> {
-    let (client, engine) = (curve.client.public, curve.engine.public);
-    (client != engine).then_some((client, engine))
+/// Our key for engines, unless it does for clients too.
+fn engines_own_key(curve: &CurveSettings) -> Option<PublicKey> {
+    let engine = curve.engine.public;
+    (curve.client.public != engine).then_some(engine)
 }
 
 async fn changed(admissions: &mut Option<Admissions>) {
@@ -481,9 +489,9 @@ impl Loop {
                 channel,
                 identity,
                 curve_key,
-                side: match (self.sides, server_key) {
-                    (Some((client, _)), Some(key)) if key == client => Side::Client,
-                    (Some((_, engine)), Some(key)) if key == engine => Side::Engine,
+                side: match (self.engine_key, server_key) {
+                    (Some(engine), Some(key)) if key == engine => Side::Engine,
+                    (Some(_), Some(_)) => Side::Client,
                     _ => Side::Both,
                 },
                 address: address.to_string(),

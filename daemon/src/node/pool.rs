@@ -17,7 +17,7 @@ use crate::store;
 
 /// DECISIONS 3: an unplugged engine is noticed below three seconds.
 const HEARTBEAT: HeartbeatSettings = HeartbeatSettings {
-    period: Duration::from_millis(500),
+    period: Duration::from_millis(450),
     misses_max: 4,
 };
 

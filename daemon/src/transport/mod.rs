@@ -160,6 +160,12 @@ impl Transport {
         self.shared.set_allowed_keys(server, keys);
     }
 
+    /// Replaces our further keys for the channels of clients: one for each client, so that one can be cut off
+    /// without the others. Who knows a key that is not in the list any more is.
+    pub fn set_client_keys(&self, secrets: Vec<SecretKey>) {
+        self.shared.set_client_keys(secrets);
+    }
+
     /// Waits until something happened, and appends all that did. Nothing is lost if the future is
     /// dropped.
     pub async fn next_batch(&mut self, events: &mut Vec<Event>) {
