@@ -23,6 +23,8 @@ pub mod clock;
 pub mod controller;
 /// Names of engines, peers and messages.
 pub mod ids;
+/// How nodes enter the pool.
+pub mod join;
 /// Every bound, with its reason.
 pub mod limits;
 /// Load balancing: which task goes to which engine.

@@ -148,3 +148,13 @@ pub const LARGE_FRAME: usize = 16 << 10;
 
 /// Bytes that may wait for a peer when it asks for a PONG; beyond, what waits is proof of life enough.
 pub const PONG_BACKLOG_MAX: usize = 1 << 20;
+
+/// Bytes of one frame of a join handshake: three short messages of keys and tags.
+pub const JOIN_HANDSHAKE_FRAME_MAX: usize = 512;
+
+/// Bytes of one message between a node and its controller. A connection file has below 4 KB, a list of package
+/// versions below 20 KB.
+pub const JOIN_MESSAGE_MAX: usize = 60_000;
+
+/// Bytes of the words with which somebody is refused.
+pub const JOIN_REFUSAL_MAX: usize = 300;
