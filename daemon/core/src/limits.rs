@@ -158,3 +158,18 @@ pub const JOIN_MESSAGE_MAX: usize = 60_000;
 
 /// Bytes of the words with which somebody is refused.
 pub const JOIN_REFUSAL_MAX: usize = 300;
+
+/// Sources whose handshakes are counted one by one.
+pub const KNOCK_SOURCES_MAX: usize = 1024;
+
+/// Handshakes under way at the same time.
+pub const JOIN_HALF_OPEN_MAX: usize = 128;
+
+/// Nodes and laptops that wait for somebody to let them in. A class of pupils fits, a flood does not.
+pub const PENDING_NODES_MAX: usize = 64;
+
+/// Nodes that are remembered, revoked ones among them.
+pub const NODES_MAX: usize = 1024;
+
+/// Bytes of a node's name, as shown.
+pub const NODE_NAME_MAX: usize = 63;

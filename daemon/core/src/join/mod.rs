@@ -20,8 +20,6 @@
 
 /// Who gets in.
 pub mod admission;
-/// Whom an operator means.
-pub mod directory;
 /// What opens doors, and who somebody is.
 pub mod keys;
 /// How often anybody may knock.
