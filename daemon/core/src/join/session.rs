@@ -162,7 +162,7 @@ impl Session {
     pub fn refuse(&mut self, why: &str) {
         if !matches!(self.state, State::Open(_)) {
             let end = why.floor_char_boundary(JOIN_REFUSAL_MAX);
-            self.put_frame(REFUSAL, why[..end].as_bytes());
+            self.put_frame(REFUSAL, &why.as_bytes()[..end]);
             self.state = State::Over;
         }
     }

@@ -30,13 +30,13 @@ impl Pair {
         }
     }
 
-    fn to_controller(&mut self) -> Result<Option<Event>, SessionError> {
+    fn pass_to_controller(&mut self) -> Result<Option<Event>, SessionError> {
         let bytes = self.node.take_output();
         self.controller.handle_bytes(&bytes);
         self.controller.poll_event()
     }
 
-    fn to_node(&mut self) -> Result<Option<Event>, SessionError> {
+    fn pass_to_node(&mut self) -> Result<Option<Event>, SessionError> {
         let bytes = self.controller.take_output();
         self.node.handle_bytes(&bytes);
         self.node.poll_event()
@@ -44,13 +44,22 @@ impl Pair {
 
     fn established(mode: Mode, shared: Option<&SharedKey>) -> Self {
         let mut pair = Self::new(mode, shared);
-        assert_eq!(pair.to_controller(), Ok(Some(Event::Asked(opening(mode)))));
+        assert_eq!(
+            pair.pass_to_controller(),
+            Ok(Some(Event::Asked(opening(mode))))
+        );
         pair.controller.admit(shared);
         assert_eq!(pair.controller.poll_event(), Ok(None));
         let controller = NodeSecret::new(CONTROLLER).public();
-        assert_eq!(pair.to_node(), Ok(Some(Event::Established(controller))));
+        assert_eq!(
+            pair.pass_to_node(),
+            Ok(Some(Event::Established(controller)))
+        );
         let node = NodeSecret::new(NODE).public();
-        assert_eq!(pair.to_controller(), Ok(Some(Event::Established(node))));
+        assert_eq!(
+            pair.pass_to_controller(),
+            Ok(Some(Event::Established(node)))
+        );
         pair
     }
 }
@@ -67,7 +76,7 @@ fn both_learn_the_others_key_and_talk() {
         assert!(pair.node.send(b"hello"));
         assert!(pair.node.send(b""));
         assert_eq!(
-            pair.to_controller(),
+            pair.pass_to_controller(),
             Ok(Some(Event::Message(b"hello".to_vec())))
         );
         assert_eq!(
@@ -76,7 +85,7 @@ fn both_learn_the_others_key_and_talk() {
         );
         assert!(pair.controller.send(&[5; JOIN_MESSAGE_MAX]));
         assert_eq!(
-            pair.to_node(),
+            pair.pass_to_node(),
             Ok(Some(Event::Message(vec![5; JOIN_MESSAGE_MAX])))
         );
         assert!(!pair.node.send(&[5; JOIN_MESSAGE_MAX + 1]));
@@ -86,13 +95,13 @@ fn both_learn_the_others_key_and_talk() {
 #[test]
 fn a_wrong_key_is_known_at_the_first_message() {
     let mut pair = Pair::new(Mode::JoinKey, Some(&key(7)));
-    pair.to_controller().unwrap();
+    pair.pass_to_controller().unwrap();
     pair.controller.admit(Some(&key(8)));
     assert_eq!(pair.controller.poll_event(), Err(SessionError::WrongKey));
     pair.controller
         .refuse("the join key is not that of this pool\u{7}");
     let words = "the join key is not that of this pool".to_owned();
-    assert_eq!(pair.to_node(), Err(SessionError::Refused(words)));
+    assert_eq!(pair.pass_to_node(), Err(SessionError::Refused(words)));
     assert!(!pair.node.send(b"hello"));
 }
 
@@ -120,7 +129,7 @@ fn a_recorded_conversation_is_worth_nothing() {
     pair.controller.poll_event().unwrap();
     pair.controller.admit(None);
     pair.controller.poll_event().unwrap();
-    pair.to_node().unwrap();
+    pair.pass_to_node().unwrap();
     assert!(pair.node.send(b"hello"));
     let rest = pair.node.take_output();
     let mut again = Session::accept(NodeSecret::new(CONTROLLER), [5; 32]);
