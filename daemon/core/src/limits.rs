@@ -173,3 +173,6 @@ pub const NODES_MAX: usize = 1024;
 
 /// Bytes of a node's name, as shown.
 pub const NODE_NAME_MAX: usize = 63;
+
+/// Instances of our service that a node keeps in mind. A network may have more; those it joined first count.
+pub const SIGHTINGS_MAX: usize = 512;

@@ -125,6 +125,14 @@ impl FromStr for SharedKey {
 }
 
 impl Fingerprint {
+    /// Whether a text could be one.
+    #[must_use]
+    pub fn is_like(text: &str) -> bool {
+        let letters: Vec<char> = text.chars().filter(|c| *c != '-').collect();
+        letters.len() == BASE32_NOPAD.encode_len(FINGERPRINT)
+            && letters.iter().all(|c| matches!(c, 'A'..='Z' | '2'..='7'))
+    }
+
     /// Whether `text` is the beginning of it, dashes and case apart.
     #[must_use]
     pub fn starts_with(&self, text: &str) -> bool {
