@@ -122,6 +122,16 @@ impl ConnectionFiles {
         }
     }
 
+    #[must_use]
+    pub fn engine(&self) -> &Map<String, Value> {
+        &self.contents[0].1
+    }
+
+    #[must_use]
+    pub fn client(&self) -> &Map<String, Value> {
+        &self.contents[1].1
+    }
+
     /// Writes both, the engines' first: a client that finds its file finds the other too.
     ///
     /// # Errors

@@ -2,6 +2,7 @@
 
 use std::future::Future;
 
+use serde_json::{Map, Value};
 use tokio::sync::Notify;
 
 use super::bind::{Bound, bind, bind_again};
@@ -53,6 +54,18 @@ impl Prepared {
     #[must_use]
     pub fn settings(&self) -> &ControllerSettings {
         &self.settings
+    }
+
+    /// The content of the engines' connection file.
+    #[must_use]
+    pub fn engine_file(&self) -> &Map<String, Value> {
+        self.files.engine()
+    }
+
+    /// The content of the clients' connection file.
+    #[must_use]
+    pub fn client_file(&self) -> &Map<String, Value> {
+        self.files.client()
     }
 
     /// Lets in only engines of admitted nodes, whatever the settings say.

@@ -8,6 +8,8 @@ use anyhow::Context as _;
 use crate::discovery::{Discovery, Service};
 use crate::settings::node::NodeSettings;
 
+/// Connection files for nodes and laptops.
+pub mod connection_files;
 /// The light that tells which machine it is.
 pub mod led;
 /// The controller of a node.
