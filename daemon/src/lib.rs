@@ -13,6 +13,8 @@ pub mod discovery;
 pub mod hub_client;
 /// The machine of a user.
 pub mod laptop;
+/// Entering the pool.
+pub mod join;
 /// The log backend.
 pub mod logging;
 /// The allocator.

@@ -14,8 +14,8 @@
 //! | pending         | an operator                                                         |
 //! | joined          | the end of the connection                                           |
 //!
-//! The shell hands in what happens, with the time, and carries out the commands. Rows are to be saved
-//! before anything that follows from them is sent.
+//! The shell hands in what happens, with the time, and carries out the commands. What an operator decides is to
+//! be on the disk before the operator is told; a node that joined while the power failed joins again.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::IpAddr;
