@@ -11,10 +11,10 @@ pub mod controller;
 pub mod discovery;
 /// Questions to a hub.
 pub mod hub_client;
-/// The machine of a user.
-pub mod laptop;
 /// Entering the pool.
 pub mod join;
+/// The machine of a user.
+pub mod laptop;
 /// The log backend.
 pub mod logging;
 /// The allocator.

@@ -85,6 +85,10 @@ enum Command {
     Node(node::NodeCommand),
     /// Show every node of the pool: state, engines, load, temperature, power, versions
     Nodes(options::ServiceOptions),
+    /// Show what this node is, and which controller it belongs to
+    State(options::ServiceOptions),
+    /// Accept the next controller that knows the join key, if the former was set up anew
+    ForgetController(options::ServiceOptions),
     /// Show the nodes and laptops that wait to be let in
     Pending(options::ServiceOptions),
     /// Let a pending node in, by its fingerprint
@@ -153,6 +157,8 @@ fn run(command: Command) -> anyhow::Result<Exit> {
         Command::Status(options) => status::run(&options),
         Command::Node(options) => node::run(&options),
         Command::Nodes(options) => nodes::run(&options),
+        Command::State(options) => tending::state(&options),
+        Command::ForgetController(options) => tending::forget_controller(&options),
         Command::Pending(options) => nodes::run_pending(&options),
         Command::Approve(options) => admission::approve(&options),
         Command::Pair(options) => admission::pair(&options),

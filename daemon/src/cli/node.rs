@@ -31,10 +31,7 @@ pub fn run(options: &NodeCommand) -> anyhow::Result<Exit> {
     let runtime = super::runtime()?;
     runtime.block_on(async {
         let mut signals = Signals::install(false)?;
-        let shutdown = async {
-            log::info!("received {}, stopping", signals.next().await);
-        };
-        node::run(loaded.settings, shutdown).await
+        node::run(loaded.settings, &mut signals).await
     })?;
     Ok(Exit::Success)
 }

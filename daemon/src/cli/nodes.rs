@@ -1,12 +1,13 @@
 //! `piparallel nodes` and `piparallel pending`: who belongs to the pool, and who would like to.
 
 use anyhow::Context as _;
+use piparallel_core::join::message::{Kind, Power};
 
 use super::exit::Exit;
 use super::options::ServiceOptions;
 use super::printable;
 use crate::control::Command;
-use crate::control::nodes::{NodeInfo, NodeKind, NodeState, Nodes};
+use crate::control::nodes::{NodeInfo, NodeState, Nodes};
 
 /// # Errors
 /// The service does not answer, or is not the controller.
@@ -61,8 +62,8 @@ fn line(node: &NodeInfo) -> [String; 8] {
         printable(&node.name),
         match (node.drained, node.kind) {
             (true, _) => format!("{state}, drained"),
-            (false, NodeKind::Client) => format!("{state}, laptop"),
-            (false, NodeKind::Node) => state,
+            (false, Kind::Client) => format!("{state}, laptop"),
+            (false, Kind::Node) => state,
         },
         or_none(node.model.clone()),
         or_none(node.address.clone()),
@@ -84,10 +85,24 @@ fn remarks(node: &NodeInfo) -> Vec<String> {
     if node.state == NodeState::Pending {
         remarks.push(format!("piparallel approve {}", node.fingerprint));
     }
-    let power = node.power.unwrap_or_default().words();
+    let power = power_words(node.power.unwrap_or_default());
     remarks.extend(power.into_iter().map(str::to_owned));
     remarks.extend(node.differences.iter().cloned());
     remarks
+}
+
+fn power_words(power: Power) -> Vec<&'static str> {
+    let voltage = match (power.under_voltage, power.had_under_voltage) {
+        (true, _) => Some("under-voltage"),
+        (false, true) => Some("had under-voltage"),
+        (false, false) => None,
+    };
+    let clock = match (power.throttled, power.was_throttled) {
+        (true, _) => Some("throttled"),
+        (false, true) => Some("was throttled"),
+        (false, false) => None,
+    };
+    voltage.into_iter().chain(clock).collect()
 }
 
 fn pending_table(nodes: &Nodes) -> String {
@@ -100,8 +115,8 @@ fn pending_table(nodes: &Nodes) -> String {
             node.fingerprint.clone(),
             printable(&node.name),
             match node.kind {
-                NodeKind::Client => "laptop".to_owned(),
-                NodeKind::Node => "node".to_owned(),
+                Kind::Client => "laptop".to_owned(),
+                Kind::Node => "node".to_owned(),
             },
             printable(node.address.as_deref().unwrap_or("-")),
             node.seconds.map_or("-".to_owned(), |s| format!("{s} s")),
@@ -114,14 +129,14 @@ fn pending_table(nodes: &Nodes) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::control::nodes::{EngineCount, PowerInfo};
+    use crate::control::nodes::EngineCount;
 
     fn node() -> NodeInfo {
         NodeInfo {
             name: "pi-1".to_owned(),
             id: "00".repeat(16),
             fingerprint: "K7QM-2FXD".to_owned(),
-            kind: NodeKind::Node,
+            kind: Kind::Node,
             state: NodeState::Joined,
             drained: false,
             controller: false,
@@ -134,10 +149,10 @@ mod tests {
             }),
             load: Some(1.5),
             temperature: Some(61.3),
-            power: Some(PowerInfo {
+            power: Some(Power {
                 under_voltage: true,
                 was_throttled: true,
-                ..PowerInfo::default()
+                ..Power::default()
             }),
             versions: std::collections::BTreeMap::new(),
             differences: vec!["numpy 1.26, pool 2.1".to_owned()],

@@ -34,8 +34,8 @@ pub struct Request {
 #[derive(Clone, Debug, Deserialize, Serialize, PartialEq, Eq)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub enum Command {
-    /// What this node is and does.
-    Status,
+    /// What this node is, and which controller it belongs to.
+    State,
     /// All nodes of the pool.
     Nodes,
     /// Lets a pending node in.
@@ -68,6 +68,8 @@ pub enum Command {
     RestartEngines {
         node: String,
     },
+    /// Accepts the next controller that knows the join key, whatever its own key is.
+    ForgetController,
     /// The key with which laptops fetch the client's connection file.
     ClientKey {
         renew: bool,

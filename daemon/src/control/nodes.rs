@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use piparallel_core::join::message::{Kind, Power};
 use serde::{Deserialize, Serialize};
 
 /// The answer to [`super::Command::Nodes`].
@@ -33,22 +34,13 @@ pub enum NodeState {
     Revoked,
 }
 
-#[derive(Clone, Copy, Debug, Deserialize, Serialize, PartialEq, Eq)]
-#[serde(rename_all = "lowercase")]
-pub enum NodeKind {
-    /// A laptop: gets the client's connection file.
-    Client,
-    /// Runs engines.
-    Node,
-}
-
 /// One node as the controller knows it. What a node has not told yet is missing.
 #[derive(Clone, Debug, Deserialize, Serialize, PartialEq)]
 pub struct NodeInfo {
     pub name: String,
     pub id: String,
     pub fingerprint: String,
-    pub kind: NodeKind,
+    pub kind: Kind,
     pub state: NodeState,
     /// It gets no more work.
     pub drained: bool,
@@ -63,7 +55,7 @@ pub struct NodeInfo {
     pub load: Option<f32>,
     /// °C.
     pub temperature: Option<f32>,
-    pub power: Option<PowerInfo>,
+    pub power: Option<Power>,
     /// Of Python and packages, by name.
     pub versions: BTreeMap<String, String>,
     /// What differs from the pool's, as `numpy 1.26.4, pool 2.1.0`.
@@ -74,31 +66,4 @@ pub struct NodeInfo {
 pub struct EngineCount {
     pub running: u32,
     pub wanted: u32,
-}
-
-#[derive(Clone, Copy, Debug, Default, Deserialize, Serialize, PartialEq, Eq)]
-pub struct PowerInfo {
-    pub under_voltage: bool,
-    pub throttled: bool,
-    pub had_under_voltage: bool,
-    pub was_throttled: bool,
-}
-
-impl PowerInfo {
-    /// The flags in words for people, the worst first.
-    #[must_use]
-    pub fn words(self) -> Vec<&'static str> {
-        let mut words = Vec::new();
-        match (self.under_voltage, self.had_under_voltage) {
-            (true, _) => words.push("under-voltage"),
-            (false, true) => words.push("had under-voltage"),
-            (false, false) => {}
-        }
-        match (self.throttled, self.was_throttled) {
-            (true, _) => words.push("throttled"),
-            (false, true) => words.push("was throttled"),
-            (false, false) => {}
-        }
-        words
-    }
 }

@@ -5,6 +5,8 @@
 
 use std::path::{Path, PathBuf};
 
+use piparallel_core::join::message::Power;
+
 /// A look at the machine.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Vitals {
@@ -13,19 +15,6 @@ pub struct Vitals {
     /// Of the hottest part, in °C.
     pub temperature: Option<f32>,
     pub power: Option<Power>,
-}
-
-/// What the firmware holds back, and why.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Power {
-    /// The supply is too weak at this moment.
-    pub under_voltage: bool,
-    /// The clock is held down at this moment: for the supply or for the heat.
-    pub throttled: bool,
-    /// The supply was too weak at some moment since the start.
-    pub had_under_voltage: bool,
-    /// The clock was held down at some moment since the start.
-    pub was_throttled: bool,
 }
 
 const THROTTLED: &str = "sys/devices/platform/soc/soc:firmware/get_throttled";

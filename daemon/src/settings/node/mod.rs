@@ -10,8 +10,9 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
+use piparallel_core::join::keys::SharedKey;
 
-use super::{PortRange, Scheme, Secret};
+use super::{PortRange, Scheme};
 
 /// One file.
 mod fragment;
@@ -32,8 +33,7 @@ pub struct NodeSettings {
     pub name: String,
     /// A controller that is known, as a host with its port.
     pub controller: Option<HostPort>,
-    /// As text: base32 of 256 bits.
-    pub join_key: Option<Secret<String>>,
+    pub join_key: Option<SharedKey>,
     /// How long a controller that is gone is waited for; `None`: for ever.
     pub takeover_after: Option<Duration>,
     pub log_level: log::LevelFilter,

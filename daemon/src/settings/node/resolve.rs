@@ -3,17 +3,20 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use piparallel_core::join::keys::SharedKey;
+use piparallel_core::join::opening::POOL_NAME_MAX;
+
 use super::fragment::{Engines, Fragment, Network, Tasks};
 use super::inputs::Inputs;
 use super::{
     Database, EngineSettings, HostPort, InterfaceFilter, NetworkSettings, NodeSettings, Role,
     TaskSettings,
 };
+use crate::settings::Scheme;
 use crate::settings::value::Value;
-use crate::settings::{Scheme, Secret};
 
-/// Bytes of a pool's or node's name: a DNS label.
-const NAME_MAX: usize = 63;
+/// Bytes of a pool's or node's name.
+const NAME_MAX: usize = POOL_NAME_MAX;
 /// Engines on one node; more of them is a typing error.
 const ENGINES_MAX: u32 = 4096;
 /// Python needs about this much to start at all.
@@ -42,13 +45,21 @@ pub(super) fn resolve(inputs: &Inputs) -> anyhow::Result<NodeSettings> {
     let options = Options(inputs);
     let network = resolve_network(&options, network)?;
     let takeover_after = options.duration("takeover_after", takeover_after)?;
+    let parse = |name: &str, text: &str| {
+        let key = text.parse::<SharedKey>();
+        key.map_err(|cause| inputs.reject(name, &cause.to_string()))
+    };
     let join_key = join_key.filter(|key| !key.is_empty());
     if join_key.is_some() && join_key_file.is_some() {
         return Err(inputs.reject("join_key_file", "join_key is set too; keep one of them"));
     }
-    let from_file = match join_key_file {
-        Some(path) => Some(options.key_in("join_key_file", Path::new(&path))?),
-        None => None,
+    let join_key = match (join_key, join_key_file) {
+        (Some(text), _) => Some(parse("join_key", &text)?),
+        (None, Some(path)) => {
+            let text = options.key_in("join_key_file", Path::new(&path))?;
+            Some(parse("join_key_file", &text)?)
+        }
+        (None, None) => None,
     };
     Ok(NodeSettings {
         pool: options.name("pool", pool)?,
@@ -71,7 +82,7 @@ pub(super) fn resolve(inputs: &Inputs) -> anyhow::Result<NodeSettings> {
             })?),
             None => None,
         },
-        join_key: join_key.or(from_file).map(Secret::new),
+        join_key,
         takeover_after: Some(takeover_after).filter(|after| !after.is_zero()),
         log_level: options.choice(
             "log_level",
@@ -375,10 +386,13 @@ mod tests {
     fn the_join_key_comes_from_one_place() {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("key");
-        std::fs::write(&file, " SECRET\n").unwrap();
+        let key = SharedKey::new([7; 32]);
+        std::fs::write(&file, format!(" {}\n", key.to_text())).unwrap();
         let from_file = format!("join_key_file={}", file.display());
         let s = settings(&[&from_file]);
-        assert_eq!(s.join_key.unwrap().expose(), "SECRET");
+        assert!(s.join_key == Some(key));
+        assert!(error("join_key=SECRET").contains("52 letters"));
+        assert!(!error("join_key=SECRET").contains("SECRET"));
         let both = resolve(&inputs(&[&from_file, "join_key=SECRET"]));
         let text = both.err().unwrap().to_string();
         assert!(
