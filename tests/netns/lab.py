@@ -14,6 +14,7 @@ import time
 from pathlib import Path
 
 COMMAND_SECONDS = 10
+HOLD = "echo $1 >/proc/sys/kernel/hostname; echo held; exec cat >/dev/null"
 
 
 def until(condition, seconds: float, what):
@@ -27,12 +28,12 @@ def until(condition, seconds: float, what):
 
 
 class Namespace:
-    """A network namespace, held by a process that ends with us."""
+    """A network namespace with a host name of its own, held by a process that ends with us."""
 
     def __init__(self, name: str):
         self.name = name
         self.holder = subprocess.Popen(
-            ["unshare", "--net", "--", "sh", "-c", "echo held; exec cat >/dev/null"],
+            ["unshare", "--net", "--uts", "--", "sh", "-c", HOLD, "sh", name],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
         )
@@ -42,7 +43,8 @@ class Namespace:
 
     def command(self, *arguments: str) -> list[str]:
         """The command that runs `arguments` in here."""
-        return ["nsenter", f"--net=/proc/{self.holder.pid}/ns/net", "--", *map(str, arguments)]
+        of = f"/proc/{self.holder.pid}/ns"
+        return ["nsenter", f"--net={of}/net", f"--uts={of}/uts", "--", *map(str, arguments)]
 
     def __call__(self, command: str) -> str:
         """Run a short command in here and return what it prints."""

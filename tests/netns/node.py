@@ -1,9 +1,11 @@
 """Nodes under test: the built program, each on a machine of the lab with files of its own."""
 
+import base64
 import json
 import os
 import signal
 import subprocess
+import sys
 import tempfile
 from pathlib import Path
 
@@ -33,10 +35,12 @@ class Node:
         self.run_dir = Path(tempfile.mkdtemp(prefix="pp-"))
         self.config = home / "piparallel.toml"
         self.options = {
-            "name": machine.name,
             "log_level": "debug",
             "state_dir": str(home / "state"),
             "run_dir": str(self.run_dir),
+            "engines.count": 1,
+            "engines.python": sys.executable,
+            "engines.user": ENGINE_USER,
         } | options
         self.configure()
 
@@ -99,7 +103,9 @@ class Pool:
         self.lab = lab
         self.home = home
         self.marker = leftovers.new_marker()
+        self.binary = BINARY
         self.nodes: list[Node] = []
+        self.laptops: list["Laptop"] = []
 
     def node(self, host: str, *, machine: Machine | None = None, **options) -> Node:
         """A node that is not started yet, on a machine of its own unless one is given."""
@@ -108,11 +114,37 @@ class Pool:
         self.nodes.append(node)
         return node
 
+    def laptop(self, host: str = "laptop", *, machine: Machine | None = None) -> "Laptop":
+        laptop = Laptop(machine or self.lab.machine(host), self.home / f"home-{host}", self.marker)
+        self.laptops.append(laptop)
+        return laptop
+
+    def start_controller(self, host: str = "pi-1", **options) -> Node:
+        """A node with the controller's role that serves its pool."""
+        controller = self.node(host, role="controller", **options).start()
+        wait_role(controller, "controller")
+        return controller
+
+    def start_engines(self, *hosts: str, **options) -> list[Node]:
+        """Nodes with the engine's role, which may not have joined yet."""
+        return [self.node(host, role="engine", **options).start() for host in hosts]
+
+    def connect(self, controller: Node, host: str = "laptop") -> "Laptop":
+        """A laptop that is connected by the client key."""
+        laptop = self.laptop(host)
+        key = laptop.home / "key"
+        key.write_text(controller.json("client-key")["key"])
+        laptop.run("connect", f"--key-file={key}")
+        return laptop
+
     def logs(self) -> str:
         return "\n".join(node.tail() for node in self.nodes)
 
     def close(self) -> dict[int, str]:
         """End everything; what did not end by itself."""
+        for process in [p for laptop in self.laptops for p in laptop.running]:
+            process.kill()
+            process.wait()
         running = [n for n in self.nodes if n.process and n.process.poll() is None]
         for node in running:
             node.process.send_signal(signal.SIGCONT)
@@ -148,3 +180,142 @@ def wait_seen(node: Node, names: set[str], seconds: float = 10) -> dict[str, dic
         return last if set(last) == names else None
 
     return until(are_seen, seconds, lambda: f"{names} seen from {node.machine.name}, but {set(last)}; {node.tail()}")
+
+
+def new_key() -> str:
+    """A join key as it stands in piparallel.toml."""
+    return base64.b32encode(os.urandom(32)).decode().rstrip("=")
+
+
+def wait_role(node: Node, role: str, seconds: float = 15) -> dict:
+    """Wait until a node has a role, and return its state."""
+    last = {}
+
+    def has_role():
+        nonlocal last
+        done = node.run("state", "--json", check=False)
+        last = json.loads(done.stdout) if done.returncode == 0 else {"error": done.stderr.strip()}
+        return last if last.get("role") == role else None
+
+    return until(has_role, seconds, lambda: f"{node.machine.name} is {role}, but {last}; {node.tail()}")
+
+
+def nodes_of(controller: Node) -> dict[str, dict]:
+    """What `piparallel nodes` says, by name."""
+    return {entry["name"]: entry for entry in controller.json("nodes")["nodes"]}
+
+
+def wait_nodes(controller: Node, seconds: float = 20, **states: str) -> dict[str, dict]:
+    """Wait until these nodes are in these states; underscores stand for dashes in names."""
+    wanted = {name.replace("_", "-"): state for name, state in states.items()}
+    last = {}
+
+    def are_there():
+        nonlocal last
+        last = nodes_of(controller)
+        return last if all(last.get(n, {}).get("state") == s for n, s in wanted.items()) else None
+
+    def told():
+        return f"{wanted}, but {({n: e['state'] for n, e in last.items()})}; {controller.tail()}"
+
+    return until(are_there, seconds, told)
+
+
+class Laptop:
+    """A machine with a user who works with pools: a home directory and a stock ipyparallel."""
+
+    def __init__(self, machine: Machine, home: Path, marker: str):
+        self.machine = machine
+        self.home = home
+        home.mkdir(parents=True)
+        venv = Path(sys.prefix)
+        keep = {k: v for k, v in os.environ.items() if k in ("LANG", "TZ")}
+        self.env = keep | {
+            leftovers.MARKER: marker,
+            "HOME": str(home),
+            "PATH": f"{venv / 'bin'}:{os.environ['PATH']}",
+            "VIRTUAL_ENV": str(venv),
+        }
+        self.running: list[subprocess.Popen] = []
+
+    @property
+    def file(self) -> Path:
+        return self.home / ".ipython/profile_default/security/ipcontroller-client.json"
+
+    def run(self, *arguments, check: bool = True) -> subprocess.CompletedProcess:
+        """Run a command of the program."""
+        return self._run([BINARY, *arguments], check)
+
+    def python(self, code: str, *arguments, check: bool = True, seconds: float = 90) -> str:
+        """Run Python code with a client `rc` of the pool that this machine is connected to; what it prints."""
+        done = self._run([sys.executable, "-c", CLIENT + code, *arguments], check, seconds)
+        return done.stdout.strip() if check else done.stdout + done.stderr
+
+    def start(self, code: str) -> "Session":
+        """The same, without waiting for the end."""
+        log = (self.home / f"session{len(self.running)}.log").open("w+")
+        process = subprocess.Popen(
+            self.machine.command(sys.executable, "-u", "-c", CLIENT + code),
+            env=self.env,
+            cwd=self.home,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+        )
+        self.running.append(process)
+        return Session(process, Path(log.name))
+
+    def _run(self, command: list, check: bool, seconds: float = 90) -> subprocess.CompletedProcess:
+        done = subprocess.run(
+            self.machine.command(*command),
+            env=self.env,
+            cwd=self.home,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=seconds,
+        )
+        assert not check or done.returncode == 0, f"{command[1:]}: {done.stdout}{done.stderr}"
+        return done
+
+
+class Session:
+    """A Python program of a user that goes on in the background."""
+
+    def __init__(self, process: subprocess.Popen, log: Path):
+        self.process = process
+        self.log = log
+
+    def said(self) -> str:
+        return self.log.read_text()
+
+    def wait_said(self, text: str, seconds: float = 60) -> str:
+        def has_said():
+            assert self.process.poll() is None or text in self.said(), self.said()
+            return text in self.said()
+
+        until(has_said, seconds, lambda: f"{text!r} is said: {self.said()}")
+        return self.said()
+
+    def wait(self, seconds: float = 120) -> str:
+        """Wait for its end, which must be a good one; what it said."""
+        assert self.process.wait(seconds) == 0, self.said()
+        return self.said()
+
+
+# What every session begins with.
+CLIENT = """
+import os, sys, time
+import ipyparallel as ipp
+rc = ipp.Client(timeout=20)
+def engines(count, seconds=40):
+    end = time.monotonic() + seconds
+    while len(rc.ids) != count:
+        assert time.monotonic() < end, f"{count} engines, but {rc.ids}"
+        time.sleep(0.02)
+    return rc.ids
+def nap(x):
+    import time
+    time.sleep(0.2)
+    return x
+"""

@@ -15,6 +15,8 @@ use exit::Exit;
 pub mod admission;
 /// `piparallel config`.
 pub mod config;
+/// `piparallel connect` and `disconnect`.
+pub mod connect;
 /// `piparallel controller`.
 pub mod controller;
 /// `piparallel discover`.
@@ -83,6 +85,10 @@ enum Command {
     Status(status::StatusOptions),
     /// Run the service of a node: find its pool, join it, run engines, or be the controller
     Node(node::NodeCommand),
+    /// Let this machine work with a pool: a plain ipp.Client() finds it then
+    Connect(connect::ConnectOptions),
+    /// End that
+    Disconnect(connect::DisconnectOptions),
     /// Show every node of the pool: state, engines, load, temperature, power, versions
     Nodes(options::ServiceOptions),
     /// Show what this node is, and which controller it belongs to
@@ -156,6 +162,8 @@ fn run(command: Command) -> anyhow::Result<Exit> {
         Command::Ipcontroller { args } => ipcontroller::run(&args),
         Command::Status(options) => status::run(&options),
         Command::Node(options) => node::run(&options),
+        Command::Connect(options) => connect::run(&options),
+        Command::Disconnect(options) => connect::run_disconnect(&options),
         Command::Nodes(options) => nodes::run(&options),
         Command::State(options) => tending::state(&options),
         Command::ForgetController(options) => tending::forget_controller(&options),

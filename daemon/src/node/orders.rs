@@ -139,9 +139,7 @@ impl Service {
     }
 
     fn nodes(&self) -> anyhow::Result<Nodes> {
-        let own_report = self.report();
         self.serving()?.door.with(|admission, now| {
-            admission.report_self(own_report);
             let reports = admission.nodes().map(|node| &node.report.versions);
             let common = common_versions(reports);
             let mut nodes: Vec<_> = admission

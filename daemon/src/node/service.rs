@@ -211,7 +211,10 @@ impl Service {
             Input::Member(event) => self.handle_member(event),
             Input::Report => {
                 let report = self.report();
-                self.member.send(ToController::Report(report));
+                match &self.serving {
+                    Some(serving) => serving.door.with(|a, _| a.report_self(report)),
+                    None => self.member.send(ToController::Report(report)),
+                }
             }
             Input::RoleTimeout => self.role.handle_timeout(self.now()),
             Input::Seen(event) => self.handle_seen(event),

@@ -1,6 +1,6 @@
 //! The controller role: the pool's controller, and the door at which nodes and laptops join it.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::rc::Rc;
 use std::time::Duration;
@@ -11,7 +11,7 @@ use piparallel_core::join::admission::{Admission, Config, LinkId, NodeView, Stan
 use piparallel_core::join::keys::{NodeSecret, SharedKey};
 use piparallel_core::join::message::{Kind, Private, ToNode};
 use piparallel_core::wire::zmtp::{PublicKey, SecretKey};
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 use tokio::net::TcpListener;
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::{JoinHandle, spawn_local};
@@ -20,6 +20,7 @@ use tokio::time::timeout;
 use super::connection_files::{for_engines, for_laptop, laptop_key};
 use super::pool;
 use super::pool_keys::PoolKeys;
+use super::report::common_versions;
 use crate::controller::{Admissions, Admitted};
 use crate::join::nodes_db::NodesDb;
 use crate::join::server::{Door, DoorEvent};
@@ -193,9 +194,9 @@ impl Serving {
         match event {
             DoorEvent::AdmittedClient { link, node } => {
                 let key = laptop_key(&self.client_key, node);
-                self.send_file(link, &for_laptop(&self.client_file, &key), |json| {
-                    ToNode::ClientFile { json }
-                });
+                let mut file = for_laptop(&self.client_file, &key);
+                file.insert("engine_versions".to_owned(), json!(self.versions()));
+                self.send_file(link, &file, |json| ToNode::ClientFile { json });
             }
             DoorEvent::AdmittedNode {
                 link, engine_key, ..
@@ -206,6 +207,13 @@ impl Serving {
             }
             DoorEvent::EngineKeys(_) | DoorEvent::Left { .. } | DoorEvent::Stopping { .. } => {}
         }
+    }
+
+    /// Of Python and packages on the engines.
+    fn versions(&self) -> BTreeMap<String, String> {
+        self.door.with(|admission, _| {
+            common_versions(admission.nodes().map(|node| &node.report.versions))
+        })
     }
 
     fn send_file(&self, link: LinkId, file: &Map<String, Value>, message: fn(Private) -> ToNode) {
