@@ -7,6 +7,8 @@ pub mod cli;
 pub mod controller;
 /// Questions to a hub.
 pub mod hub_client;
+/// Entering the pool.
+pub mod join;
 /// The log backend.
 pub mod logging;
 /// The allocator.

@@ -21,10 +21,16 @@ pub mod channel;
 pub mod clock;
 /// The controller of a pool: hub, schedulers and heart monitor as one machine.
 pub mod controller;
+/// What nodes say of themselves to everybody.
+pub mod discovery;
 /// Names of engines, peers and messages.
 pub mod ids;
+/// How nodes enter the pool.
+pub mod join;
 /// Every bound, with its reason.
 pub mod limits;
+/// Which node is the controller.
+pub mod role;
 /// Load balancing: which task goes to which engine.
 pub mod scheduler;
 /// What is remembered of each task, and the queries over it.

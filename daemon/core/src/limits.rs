@@ -148,3 +148,31 @@ pub const LARGE_FRAME: usize = 16 << 10;
 
 /// Bytes that may wait for a peer when it asks for a PONG; beyond, what waits is proof of life enough.
 pub const PONG_BACKLOG_MAX: usize = 1 << 20;
+
+/// Bytes of one frame of a join handshake: three short messages of keys and tags.
+pub const JOIN_HANDSHAKE_FRAME_MAX: usize = 512;
+
+/// Bytes of one message between a node and its controller. A connection file has below 4 KB, a list of package
+/// versions below 20 KB.
+pub const JOIN_MESSAGE_MAX: usize = 60_000;
+
+/// Bytes of the words with which somebody is refused.
+pub const JOIN_REFUSAL_MAX: usize = 300;
+
+/// Sources whose handshakes are counted one by one.
+pub const KNOCK_SOURCES_MAX: usize = 1024;
+
+/// Handshakes under way at the same time.
+pub const JOIN_HALF_OPEN_MAX: usize = 128;
+
+/// Nodes and laptops that wait for somebody to let them in. A class of pupils fits, a flood does not.
+pub const PENDING_NODES_MAX: usize = 64;
+
+/// Nodes that are remembered, revoked ones among them.
+pub const NODES_MAX: usize = 1024;
+
+/// Bytes of a node's name, as shown.
+pub const NODE_NAME_MAX: usize = 63;
+
+/// Instances of our service that a node keeps in mind. A network may have more; those it joined first count.
+pub const SIGHTINGS_MAX: usize = 512;

@@ -36,7 +36,7 @@ use crate::wire::message::Message;
 use crate::wire::sign::{ReplayGuard, SignatureError, Signer};
 
 mod broadcast;
-mod complaints;
+pub(crate) mod complaints;
 mod compose;
 mod engines;
 mod event;
