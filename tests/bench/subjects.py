@@ -31,8 +31,8 @@ def raise_open_files():
 
 OPEN_FILES = raise_open_files() - 300
 FULL_ENGINES_MAX = OPEN_FILES // 8
-# With the 5 connections without which an engine cannot work.
-LEAN_ENGINES_MAX = OPEN_FILES // 5
+# With the connections that load-balanced tasks need, and a heart.
+LEAN_ENGINES_MAX = OPEN_FILES // 4
 
 
 @dataclass(frozen=True)

@@ -35,11 +35,11 @@ class Peer:
     Like the stock peers it has one CURVE key pair, for all of its connections.
     """
 
-    def __init__(self, info: dict):
+    def __init__(self, info: dict, curve_keys: tuple[bytes, bytes] | None = None):
         self.info = info
         self.context = zmq.Context()
         # One pair for all sockets of a peer, as stock clients and engines have.
-        self.curve_keys = zmq.curve_keypair()
+        self.curve_keys = curve_keys or zmq.curve_keypair()
         self.session = Session(
             key=info["key"].encode(),
             signature_scheme=info["signature_scheme"],
@@ -142,8 +142,8 @@ class FakeEngine(Peer):
     A `receive_limit` set before it registers is how many requests it takes before it reads them.
     """
 
-    def __init__(self, info: dict, name: str = ""):
-        super().__init__(info)
+    def __init__(self, info: dict, name: str = "", curve_keys: tuple[bytes, bytes] | None = None):
+        super().__init__(info, curve_keys)
         self.uuid = name or str(uuid.uuid4())
         self.id: int | None = None
         self.receive_limit = 0

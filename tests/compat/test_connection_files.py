@@ -8,6 +8,7 @@ import subprocess
 import time
 
 import pytest
+import zmq
 from inotify import Watch
 from peers import FakeEngine, RawClient
 from subject import SUBJECT, is_open, stock_defect, until
@@ -186,3 +187,28 @@ def test_with_curve_carry_the_public_key_and_keep_strangers_out(new_controller, 
     for wrong in ({"curve_serverkey": None}, {"curve_serverkey": "rq:rM>}U?@Lns47E1%kR.o@n%FcmmsL/@{H8]yf7"}):
         assert new_peer(RawClient, info | wrong).ask("connection_request", seconds=1) is None
     assert client.engines() != {}
+
+
+@pytest.mark.skipif(SUBJECT == "stock", reason="stock has one key pair for both sides")
+def test_engines_can_have_a_server_key_of_their_own_and_be_known_by_theirs(new_controller, new_peer):
+    server, known, stranger = (zmq.curve_keypair() for _ in range(3))
+    controller = new_controller(
+        "--ping=100",
+        f"--Piparallel.engine_curve_secretkey={server[1].decode()}",
+        f"--Piparallel.engine_curve_allowed={known[0].decode()}",
+        env={"IPP_ENABLE_CURVE": "1"},
+    ).start()
+    client_key = controller.info("client")["curve_serverkey"]
+    assert controller.info("engine")["curve_serverkey"] == server[0].decode() != client_key
+    client = new_peer(RawClient, controller.info("client"))
+    engine = new_peer(FakeEngine, controller.info("engine"), curve_keys=known)
+    assert engine.register().content["status"] == "ok"
+    until(client.engines, 10, "an engine with a known key")
+    other = new_peer(FakeEngine, controller.info("engine"), curve_keys=stranger)
+    assert other.register(seconds=1) is None, "its key is not among those that are let in"
+    # What an engine's file holds does not open the sockets of clients.
+    ports = {key: controller.info("client")[key] for key in ("mux", "task", "broadcast", "control")}
+    thief = new_peer(RawClient, controller.info("engine") | ports)
+    thief.send("task", "apply_request")
+    assert thief.receive("task", seconds=1) is None
+    assert list(client.engines().values()) == [engine.uuid]

@@ -10,7 +10,8 @@ joblib = pytest.importorskip("joblib")
 
 def test_becoming_dask_and_back(pool):
     with pool.become_dask() as dask:
-        assert len(dask.scheduler_info()["workers"]) == 3
+        # Engines answer before their Dask worker has told the scheduler of itself.
+        dask.wait_for_workers(3, timeout=30)
         futures = dask.map(ipp.interactive(lambda x: x * x), range(20))
         assert dask.gather(futures) == [x * x for x in range(20)]
     pool.stop_dask()

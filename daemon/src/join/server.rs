@@ -1,5 +1,5 @@
 //! The controller's door: listens, and runs one task for each connection. All of them share one
-//! [`Admission`], which decides; what concerns others comes out of [`Door::next_event`].
+//! `Admission`, which decides; what concerns others comes out of `Door::next_event`.
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};

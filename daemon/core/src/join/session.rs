@@ -2,8 +2,8 @@
 //!
 //! | state     | what ends it                                   | what follows |
 //! |-----------|------------------------------------------------|--------------|
-//! | listening | the peer's opening ([`Event::Asked`])          | asked        |
-//! | asked     | [`Session::admit`]                             | handshake    |
+//! | listening | the peer's opening (`Event::Asked`)            | asked        |
+//! | asked     | `Session::admit`                               | handshake    |
 //! | handshake | the last handshake message                     | open         |
 //! | open      | an error                                       | over         |
 //!

@@ -35,7 +35,7 @@ use crate::world::World;
 
 /// Connections of one engine, and some for everything else.
 const DESCRIPTORS_PER_ENGINE: u64 = 8;
-const DESCRIPTORS_PER_LEAN_ENGINE: u64 = 5;
+const DESCRIPTORS_PER_LEAN_ENGINE: u64 = 4;
 const DESCRIPTORS_ELSE: u64 = 100;
 /// Requests are built before the clock starts; this many take about 100 MB.
 const COUNT_MAX: u32 = 150_000;

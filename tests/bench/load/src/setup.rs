@@ -18,13 +18,13 @@ use crate::zmtp;
 const ENGINE_CHANNELS: [Channel; 7] = [
     Channel::Mux,
     Channel::Task,
-    Channel::Broadcast,
     Channel::HbPong,
     Channel::HbPing,
+    Channel::Broadcast,
     Channel::Control,
     Channel::Iopub,
 ];
-const LEAN_CHANNELS: usize = 5;
+const LEAN_CHANNELS: usize = 4;
 const CLIENT_CHANNELS: [Channel; 5] = [
     Channel::Registration,
     Channel::Notification,
