@@ -23,6 +23,8 @@ pub mod memory;
 pub mod node;
 /// Engines on this machine.
 pub mod pool;
+/// Files that are for the user alone.
+pub mod private;
 /// Which Python runs engines and Dask.
 pub mod python;
 /// Options from files, environment and command line, merged and validated.

@@ -106,11 +106,13 @@ class Pool:
         self.binary = BINARY
         self.nodes: list[Node] = []
         self.laptops: list["Laptop"] = []
+        # Options of every node.
+        self.defaults: dict[str, object] = {}
 
     def node(self, host: str, *, machine: Machine | None = None, **options) -> Node:
         """A node that is not started yet, on a machine of its own unless one is given."""
         machine = machine or self.lab.machine(host)
-        node = Node(machine, self.home / host, self.marker, **options)
+        node = Node(machine, self.home / host, self.marker, **self.defaults | options)
         self.nodes.append(node)
         return node
 
@@ -154,7 +156,7 @@ class Pool:
                 node.process.wait(STOP_SECONDS)
             except subprocess.TimeoutExpired:
                 pass
-        left = leftovers.wait_gone(self.marker, 3)
+        left = leftovers.wait_gone(self.marker, 6)
         leftovers.end(self.marker)
         for node in self.nodes:
             for path in node.run_dir.glob("*"):
@@ -187,17 +189,27 @@ def new_key() -> str:
     return base64.b32encode(os.urandom(32)).decode().rstrip("=")
 
 
-def wait_role(node: Node, role: str, seconds: float = 15) -> dict:
-    """Wait until a node has a role, and return its state."""
+def wait_state(node: Node, is_wanted, wanted: str, seconds: float = 20) -> dict:
+    """Wait until a node answers with a state that is wanted, and return it."""
     last = {}
 
-    def has_role():
+    def has_state():
         nonlocal last
         done = node.run("state", "--json", check=False)
         last = json.loads(done.stdout) if done.returncode == 0 else {"error": done.stderr.strip()}
-        return last if last.get("role") == role else None
+        return last if "error" not in last and is_wanted(last) else None
 
-    return until(has_role, seconds, lambda: f"{node.machine.name} is {role}, but {last}; {node.tail()}")
+    return until(has_state, seconds, lambda: f"{node.machine.name} {wanted}, but {last}; {node.tail()}")
+
+
+def wait_role(node: Node, role: str, seconds: float = 15) -> dict:
+    """Wait until a node has a role."""
+    return wait_state(node, lambda state: state["role"] == role, f"is {role}", seconds)
+
+
+def wait_said(node: Node, text: str) -> dict:
+    """Wait until a node gives people this reason for its state."""
+    return wait_state(node, lambda state: text in state["state"], f"says {text!r}")
 
 
 def nodes_of(controller: Node) -> dict[str, dict]:

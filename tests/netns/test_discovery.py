@@ -71,6 +71,13 @@ def responder(pool):
         process.wait()
 
 
+@pytest.fixture
+def pool(pool):
+    """Nodes without engines: they have only to be seen."""
+    pool.defaults["engines.count"] = 0
+    return pool
+
+
 def addresses(entry: dict) -> list[str]:
     return entry["addresses"]
 

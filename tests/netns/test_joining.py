@@ -6,7 +6,7 @@ import subprocess
 import time
 
 from lab import until
-from node import new_key, nodes_of, wait_nodes, wait_role
+from node import new_key, nodes_of, wait_nodes, wait_role, wait_said
 
 
 def test_nodes_with_the_key_join_and_a_laptop_works_with_their_engines(pool):
@@ -59,11 +59,7 @@ def test_a_pairing_window_lets_in_so_many_and_closes(pool):
 def test_a_wrong_key_is_refused_with_a_clear_line_on_both_sides(pool):
     controller = pool.start_controller(join_key=new_key())
     (stranger,) = pool.start_engines("pi-2", join_key=new_key())
-    until(
-        lambda: "join_key in piparallel.toml" in stranger.json("state")["state"],
-        20,
-        lambda: f"the node says why: {stranger.json('state')}",
-    )
+    wait_said(stranger, "join_key in piparallel.toml")
     until(lambda: "may not join" in controller.log.read_text(), 5, "the controller's log says it")
     assert "pi-2" not in nodes_of(controller)
     assert stranger.json("state")["role"] == "looking"
@@ -86,10 +82,10 @@ def test_a_revoked_node_is_cut_off_within_a_second(pool):
     gone = float(session.wait().split("gone ")[1].split()[0])
     assert gone - began < 1.5, "with the command's own time"
     assert nodes_of(controller)["pi-2"]["state"] == "revoked"
-    until(lambda: "revoked" in bad.json("state")["state"], 20, lambda: f"it says why: {bad.json('state')}")
+    wait_said(bad, "revoked")
     bad.stop()
     bad.start()
-    until(lambda: "revoked" in bad.json("state")["state"], 20, lambda: f"it says why: {bad.json('state')}")
+    wait_said(bad, "revoked")
     assert laptop.python("time.sleep(3); print(len(rc.ids))") == "1"
     controller.run("approve", "pi-2")
     wait_nodes(controller, pi_2="joined")
@@ -103,7 +99,7 @@ def test_a_rotated_key_is_known_to_joined_nodes_and_the_old_one_opens_nothing(po
     wait_nodes(controller, pi_2="joined")
     new = controller.json("rotate-key")["key"]
     (late,) = pool.start_engines("pi-3", join_key=old)
-    until(lambda: "join_key" in late.json("state")["state"], 20, lambda: f"refused: {late.json('state')}")
+    wait_said(late, "join_key")
     for node in (joined, controller):
         node.stop()
         node.start()

@@ -14,6 +14,7 @@ use super::options::{NodeOptions, PlaceOptions};
 use crate::laptop::joining::{Joined, join};
 use crate::laptop::placement::Placements;
 use crate::laptop::{pools, python_versions};
+use crate::private::make_private_dir;
 use crate::python;
 use crate::settings::config::Config;
 use crate::settings::load::merge;
@@ -62,6 +63,7 @@ pub fn run(options: &ConnectOptions) -> anyhow::Result<Exit> {
     let state_dir = state_dir(&environment);
     let file = file(&options.place, &environment)?;
     let key = options.key_file.as_deref().map(read_key).transpose()?;
+    make_private_dir(&state_dir)?;
     let mut placements = Placements::load(&state_dir)?;
     let (pool, joined, here) = super::runtime()?.block_on(async {
         let found = find(options).await?;

@@ -10,7 +10,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use crate::controller::claim::is_alive;
-use crate::controller::connection_file::{self, write_private};
+use crate::controller::connection_file;
+use crate::private::{make_private_dir, write_private};
 
 /// The files that we have placed, remembered in a file of its own.
 pub struct Placements {
@@ -113,13 +114,6 @@ impl Placements {
         make_private_dir(dir)?;
         write_private(&self.path, &serde_json::to_vec_pretty(&self.all)?)
     }
-}
-
-fn make_private_dir(dir: &Path) -> anyhow::Result<()> {
-    use std::os::unix::fs::DirBuilderExt as _;
-    let mut builder = fs::DirBuilder::new();
-    let made = builder.recursive(true).mode(0o700).create(dir);
-    made.with_context(|| format!("cannot make {}", dir.display()))
 }
 
 #[cfg(test)]

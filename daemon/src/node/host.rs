@@ -10,9 +10,9 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::spawn_local;
 use tokio::time::{MissedTickBehavior, interval};
 
-use crate::controller::connection_file::write_private;
 use crate::laptop::python_versions;
 use crate::pool::engine::{EngineCommand, Engines, State};
+use crate::private::write_private;
 use crate::python;
 use crate::settings::node::EngineSettings;
 use crate::settings::sources::Environment;

@@ -12,7 +12,7 @@ use piparallel_core::join::keys::SharedKey;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
-use crate::controller::connection_file::write_private;
+use crate::private::write_private;
 
 const JOIN_FILE: &str = "join-key.json";
 const CLIENT_FILE: &str = "client-key";

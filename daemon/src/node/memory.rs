@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use anyhow::bail;
 use piparallel_core::role::Memory;
 
-use crate::controller::connection_file::write_private;
+use crate::private::write_private;
 
 const FILE: &str = "role.json";
 

@@ -6,7 +6,7 @@ use std::path::Path;
 use anyhow::Context as _;
 use serde::{Deserialize, Serialize};
 
-use crate::controller::connection_file::write_private;
+use crate::private::write_private;
 use crate::settings::{CurveKeyPair, Secret};
 
 /// Of one pool.

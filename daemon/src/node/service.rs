@@ -3,7 +3,6 @@
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use anyhow::Context as _;
 use piparallel_core::discovery::{Announcement, Part};
 use piparallel_core::ids::NodeId;
 use piparallel_core::join::keys::NodeSecret;
@@ -26,6 +25,7 @@ use crate::control::server::{Asked, Server};
 use crate::discovery::{Discovery, Event as Seen, Service as Instance};
 use crate::join::dialer::{Credentials, DialError, LinkEvent};
 use crate::join::identity::{self, Pins};
+use crate::private::make_private_dir;
 use crate::settings::node::{NodeSettings, Role};
 
 /// A node at work.
@@ -70,7 +70,7 @@ const INSTANCE_MAX: usize = 63;
 
 impl Service {
     pub(super) fn start(settings: NodeSettings) -> anyhow::Result<Self> {
-        make_state_dir(&settings.state_dir)?;
+        make_private_dir(&settings.state_dir)?;
         let control = Server::listen(&settings.run_dir)?;
         let secret = identity::node_secret(&settings.state_dir)?;
         let memory = RoleMemory::load(&settings.state_dir)?;
@@ -440,13 +440,4 @@ fn identify(seconds: u32) {
             log::warn!("the light cannot blink: {cause}");
         }
     });
-}
-
-fn make_state_dir(dir: &Path) -> anyhow::Result<()> {
-    use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
-    let mut builder = std::fs::DirBuilder::new();
-    let made = builder.recursive(true).mode(0o700).create(dir);
-    let private = std::fs::Permissions::from_mode(0o700);
-    made.and_then(|()| std::fs::set_permissions(dir, private))
-        .with_context(|| format!("cannot make {} (see state_dir)", dir.display()))
 }
