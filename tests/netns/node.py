@@ -52,6 +52,7 @@ class Node:
         self.config.chmod(0o600)
 
     def start(self) -> "Node":
+        self.machine.power_on()
         with self.log.open("a") as log:
             self.process = subprocess.Popen(
                 self.machine.command(BINARY, "node", f"--config={self.config}"),
@@ -330,4 +331,12 @@ def nap(x):
     import time
     time.sleep(0.2)
     return x
+def nap_long():
+    import time
+    time.sleep(3)
+    return 'rested'
+def where(x):
+    import os, time
+    time.sleep(0.1)
+    return x, os.uname().nodename
 """
