@@ -17,10 +17,9 @@ use nix::errno::Errno;
 use nix::sys::socket::{
     AddressFamily, SockFlag, SockType, SockaddrIn, bind, connect, setsockopt, socket, sockopt,
 };
-use tokio::task::{JoinHandle, spawn_blocking};
 use tokio::time::{Instant, sleep};
 
-use crate::private::write_private;
+use crate::private::SavedFile;
 use crate::settings::ControllerSettings;
 
 /// Our address and the peer's.
@@ -58,22 +57,22 @@ pub fn ends(local: SocketAddr, peer: SocketAddr) -> Option<Ends> {
 
 /// The file of the connections that there are now.
 pub struct ConnectionsFile {
-    path: PathBuf,
+    file: SavedFile,
     saved: BTreeSet<Ends>,
     is_outdated: bool,
     last: Instant,
-    writing: Option<JoinHandle<()>>,
 }
 
 impl ConnectionsFile {
+    /// Must be called on a `LocalRuntime`.
     #[must_use]
     pub fn new(settings: &ControllerSettings) -> Self {
+        let remark = "after a power cut, peers without work come back late";
         Self {
-            path: path(settings),
+            file: SavedFile::new(path(settings), remark),
             saved: BTreeSet::new(),
             is_outdated: true,
             last: Instant::now(),
-            writing: None,
         }
     }
 
@@ -82,11 +81,9 @@ impl ConnectionsFile {
         self.is_outdated = true;
     }
 
-    /// Writes the file if it is outdated, not too often, and without waiting for the disk. Must be called on a
-    /// runtime.
+    /// Writes the file if it is outdated, and not too often.
     pub fn refresh(&mut self, connections: impl FnOnce() -> BTreeSet<Ends>) {
-        let is_writing = self.writing.as_ref().is_some_and(|w| !w.is_finished());
-        if !self.is_outdated || is_writing || self.last.elapsed() < WRITE_EVERY {
+        if !self.is_outdated || self.last.elapsed() < WRITE_EVERY {
             return;
         }
         self.is_outdated = false;
@@ -95,18 +92,12 @@ impl ConnectionsFile {
         if connections == self.saved {
             return;
         }
-        self.saved.clone_from(&connections);
-        let path = self.path.clone();
-        self.writing = Some(spawn_blocking(move || {
-            if let Err(cause) = write(&path, &connections) {
-                log::warn!("{cause:#}; after a power cut, peers without work come back late");
-            }
-        }));
+        match serde_json::to_vec(&connections) {
+            Ok(text) => self.file.save(text),
+            Err(cause) => log::error!("the connections cannot be saved: {cause}"),
+        }
+        self.saved = connections;
     }
-}
-
-fn write(path: &Path, connections: &BTreeSet<Ends>) -> anyhow::Result<()> {
-    write_private(path, &serde_json::to_vec(connections)?)
 }
 
 /// What an earlier controller wrote. Nothing if that cannot be read: then idle peers are found by their own
@@ -199,7 +190,7 @@ mod tests {
         assert_eq!(ends(local, "127.0.0.1:5".parse().unwrap()), None);
         let one = ends(local, "[::ffff:10.0.0.2]:5".parse().unwrap()).unwrap();
         let connections = BTreeSet::from([one]);
-        write(&file, &connections).unwrap();
+        std::fs::write(&file, serde_json::to_vec(&connections).unwrap()).unwrap();
         assert_eq!(read(&file), connections);
         std::fs::write(&file, "[1").unwrap();
         assert!(read(&file).is_empty());
@@ -213,9 +204,9 @@ mod tests {
             .unwrap()
             .local_addr()
             .unwrap();
-        let local = format!("127.0.0.1:{}", free.port()).parse().unwrap();
-        let peers = ["127.0.0.2:1", "127.0.0.2:2"].map(|peer| (local, peer.parse().unwrap()));
-        write(&file, &BTreeSet::from(peers)).unwrap();
+        let local = format!("127.0.0.1:{}", free.port());
+        let peers = ["127.0.0.2:1", "127.0.0.2:2"].map(|peer| (&local, peer));
+        std::fs::write(&file, serde_json::to_vec(&peers).unwrap()).unwrap();
         let taken = FormerConnections::take(&file);
         assert_eq!(taken.0.len(), 2);
         TcpListener::bind(free).unwrap();

@@ -4,7 +4,6 @@ use std::future::Future;
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use serde_json::{Map, Value};
-use tokio::sync::Notify;
 use tokio::task::spawn_local;
 
 use super::bind::{Bound, bind, bind_again};
@@ -91,37 +90,16 @@ impl Prepared {
         ready: impl FnOnce(),
         shutdown: impl Future<Output = ()>,
     ) -> anyhow::Result<()> {
-        let mut published = Ok(());
-        let given_up = Notify::new();
-        let on_ready = || {
-            if !self.is_continued {
-                published = self.files.publish();
-            }
-            match published {
-                Ok(()) => ready(),
-                Err(_) => given_up.notify_one(),
-            }
-        };
-        let shutdown = async {
-            tokio::select! {
-                () = shutdown => {}
-                () = given_up.notified() => {}
-            }
-        };
-        let keep = self.settings.reuse;
         spawn_local(self.former.end());
-        let result = super::run(
-            self.settings,
-            self.bound,
-            self.admissions,
-            on_ready,
-            shutdown,
-        )
-        .await;
+        if !self.is_continued {
+            self.files.publish().await?;
+        }
+        let keep = self.settings.reuse;
+        let result = super::run(self.settings, self.bound, self.admissions, ready, shutdown).await;
         if !keep {
             self.files.remove();
         }
-        published.and(result)
+        result
     }
 }
 

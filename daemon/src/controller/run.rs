@@ -28,6 +28,7 @@ use super::dask::DaskScheduler;
 use super::former_connections::ConnectionsFile;
 use super::{connection_file, engines_file, former_connections};
 use crate::memory::Tide;
+use crate::private::SavedFile;
 use crate::python;
 use crate::settings::sources::Environment;
 use crate::settings::{ControllerSettings, CurveSettings, DatabaseSettings};
@@ -47,8 +48,8 @@ const FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
 struct Outside {
     transport: Transport,
     store: Option<Store>,
-    /// Where `engines.json` is saved.
-    engines_file: PathBuf,
+    /// `engines.json`.
+    engines_file: SavedFile,
     /// For the next controller, if it takes the same ports.
     connections_file: Option<ConnectionsFile>,
     /// The Python that `become_dask` runs in.
@@ -120,7 +121,7 @@ pub async fn run(
         })?,
         outside: Outside {
             store: start_store(&settings, store_replies)?,
-            engines_file: engines_file::path(&settings),
+            engines_file: engines_file::saved(&settings),
             connections_file: settings.reuse.then(|| ConnectionsFile::new(&settings)),
             python: settings.python.clone(),
             transport: start_transport(&settings, bound)?,
@@ -306,7 +307,7 @@ impl Loop {
                         .handle_event(now, Event::DbReply { ticket, reply });
                 }
             }
-            Command::SaveEngines(text) => self.save_engines(&text),
+            Command::SaveEngines(text) => self.outside.engines_file.save(text.into_bytes()),
             Command::StartDask { ticket, arguments } => {
                 self.start_dask(ticket, arguments.get().to_owned())
             }
@@ -318,12 +319,6 @@ impl Loop {
                 }
             }
             Command::Shutdown => self.ended = true,
-        }
-    }
-
-    fn save_engines(&self, text: &str) {
-        if let Err(cause) = engines_file::write(&self.outside.engines_file, text.as_bytes()) {
-            log::warn!("{cause:#}; --restore would not find the engines");
         }
     }
 
@@ -364,13 +359,14 @@ impl Loop {
     /// Lets the last messages leave, and the database write what it was told.
     async fn finish(mut self) {
         if let Some(text) = self.machine.unsaved_engines() {
-            self.save_engines(&text);
+            self.outside.engines_file.save(text.into_bytes());
         }
         let last_moment = TokioInstant::now() + FLUSH_TIMEOUT;
         while self.outside.transport.totals().queued_bytes > 0 && TokioInstant::now() < last_moment
         {
             sleep(FLUSH_PAUSE).await;
         }
+        self.outside.engines_file.finish().await;
         if let Some(store) = self.outside.store.take() {
             store.stop();
         }
