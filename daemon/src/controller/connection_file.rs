@@ -3,18 +3,19 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::io::Write as _;
 use std::net::Ipv4Addr;
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _};
+use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, bail};
 use piparallel_core::channel::Channel;
 use piparallel_core::wire::zmtp::PublicKey;
 use serde_json::{Map, Value, json};
+use tokio::task::spawn_blocking;
 
 use super::address;
 use super::bind::Bound;
+use crate::private::write_private;
 use crate::settings::{ControllerSettings, Interface, Secret};
 
 /// What a pair of existing files says, for a controller that continues with them.
@@ -122,14 +123,28 @@ impl ConnectionFiles {
         }
     }
 
-    /// Writes both, the engines' first: a client that finds its file finds the other too.
+    #[must_use]
+    pub fn engine(&self) -> &Map<String, Value> {
+        &self.contents[0].1
+    }
+
+    #[must_use]
+    pub fn client(&self) -> &Map<String, Value> {
+        &self.contents[1].1
+    }
+
+    /// Writes both, the engines' first: a client that finds its file finds the other too. Without waiting for
+    /// the disk, which may take its time. Must be called on a runtime.
     ///
     /// # Errors
-    /// The directory or a file cannot be written.
-    pub fn publish(&self) -> anyhow::Result<()> {
-        for (path, content) in &self.contents {
-            write(path, content)?;
-            log::info!("wrote {}", path.display());
+    /// The directory or a file cannot be written. Then none of them is there.
+    pub async fn publish(&self) -> anyhow::Result<()> {
+        for (path, content) in self.contents.clone() {
+            let written = spawn_blocking(move || write(&path, &content)).await;
+            if let Err(cause) = written.map_err(anyhow::Error::from).flatten() {
+                self.remove();
+                return Err(cause);
+            }
         }
         Ok(())
     }
@@ -164,40 +179,9 @@ fn common(
 
 fn write(path: &Path, content: &Map<String, Value>) -> anyhow::Result<()> {
     let text = serde_json::to_string_pretty(content).context("a connection file is no JSON")?;
-    write_private(path, text.as_bytes())
-}
-
-/// Puts `content` at `path` so that a reader sees all of it or the file before; readable for the user
-/// alone. The data is on disk before the name is: a Pi that loses power keeps one of the two.
-///
-/// # Errors
-/// The directory is missing or full, or not writable.
-pub fn write_private(path: &Path, content: &[u8]) -> anyhow::Result<()> {
-    let failed = || {
-        format!(
-            "cannot write {} (is the disk full or read-only?)",
-            path.display()
-        )
-    };
-    let name = path.file_name().with_context(failed)?.to_string_lossy();
-    let temporary = path.with_file_name(format!(".{name}.{}", std::process::id()));
-    let result = (|| {
-        let mut file = fs::OpenOptions::new()
-            .write(true)
-            .create(true)
-            .truncate(true)
-            .mode(0o600)
-            .open(&temporary)?;
-        // A file left by a dead process keeps its mode.
-        file.set_permissions(fs::Permissions::from_mode(0o600))?;
-        file.write_all(content)?;
-        file.sync_all()?;
-        fs::rename(&temporary, path)
-    })();
-    if result.is_err() {
-        let _ = fs::remove_file(&temporary);
-    }
-    result.with_context(failed)
+    write_private(path, text.as_bytes())?;
+    log::info!("wrote {}", path.display());
+    Ok(())
 }
 
 /// Makes the profile's directories, private where keys and process ids are.
@@ -364,8 +348,13 @@ mod tests {
     }
 
     fn publish(settings: &ControllerSettings) -> ConnectionFiles {
-        let files = ConnectionFiles::new(settings, &bind(settings).unwrap());
-        files.publish().unwrap();
+        publish_bound(settings, &bind(settings).unwrap())
+    }
+
+    fn publish_bound(settings: &ControllerSettings, bound: &Bound) -> ConnectionFiles {
+        let files = ConnectionFiles::new(settings, bound);
+        let runtime = tokio::runtime::Builder::new_current_thread().build();
+        runtime.unwrap().block_on(files.publish()).unwrap();
         files
     }
 
@@ -472,7 +461,7 @@ mod tests {
         let mut settings = settings_in(dir.path());
         settings.client.ssh = "a@b".to_owned();
         let bound = bind(&settings).unwrap();
-        ConnectionFiles::new(&settings, &bound).publish().unwrap();
+        publish_bound(&settings, &bound);
         let mut next = settings_in(dir.path());
         next.session_key = Secret::new("another".to_owned());
         let existing = read_existing(&next).unwrap().unwrap();

@@ -78,6 +78,8 @@ pub enum Event {
         identity: Bytes,
         /// The key it proved to have, on a CURVE listener.
         curve_key: Option<PublicKey>,
+        /// The key of ours that it knew.
+        server_key: Option<PublicKey>,
         address: SocketAddr,
     },
     /// At least one frame.
@@ -158,6 +160,12 @@ impl Transport {
         self.shared.set_allowed_keys(server, keys);
     }
 
+    /// Replaces our further keys for the channels of clients: one for each client, so that one can be cut off
+    /// without the others. Who knows a key that is not in the list any more is.
+    pub fn set_client_keys(&self, secrets: Vec<SecretKey>) {
+        self.shared.set_client_keys(secrets);
+    }
+
     /// Waits until something happened, and appends all that did. Nothing is lost if the future is
     /// dropped.
     pub async fn next_batch(&mut self, events: &mut Vec<Event>) {
@@ -200,6 +208,14 @@ impl Transport {
     #[must_use]
     pub fn queued_bytes(&self, peer: PeerId) -> usize {
         self.shared.peer(peer).map_or(0, |peer| peer.queued_bytes())
+    }
+
+    /// Our address and the peer's, of all connections.
+    pub fn ends(&self) -> impl Iterator<Item = (SocketAddr, SocketAddr)> {
+        let peers = self.shared.peers();
+        peers
+            .into_iter()
+            .filter_map(|peer| Some((peer.local()?, peer.address)))
     }
 
     #[must_use]
