@@ -22,6 +22,8 @@ use crate::settings::sources::Environment;
 pub struct HostStatus {
     pub running: u32,
     pub wanted: u32,
+    /// Why engines that shall run do not.
+    pub problem: Option<String>,
     /// Of Python and packages.
     pub versions: BTreeMap<String, String>,
 }
@@ -173,7 +175,11 @@ impl Keeper {
         }
         match self.command(&file).await {
             Ok(command) => self.engines = Some(Engines::start(&command, self.count)),
-            Err(cause) => log::error!("no engines run: {cause:#}"),
+            Err(cause) => {
+                log::error!("no engines run: {cause:#}");
+                self.status
+                    .send_modify(|status| status.problem = Some(format!("{cause:#}")));
+            }
         }
         self.count();
     }
