@@ -87,6 +87,13 @@ bench: ## measure it beside the stock controller and a raw libzmq broker
 	@$(MAKE) --no-print-directory build PROFILE=release
 	tests/bench/run $(ARGS)
 
+.PHONY: bench-nodes
+bench-nodes: ## measure how fast nodes join, return and are missed, in network namespaces (as root, or through sudo)
+	@tests/setup netns
+	@tests/setup venv $(VERSION)
+	@$(MAKE) --no-print-directory build PROFILE=release
+	@$(AS_ROOT) env PIPARALLEL_BIN=target/release/piparallel $(VENV)/bin/python tests/bench/nodes $(ARGS)
+
 .PHONY: install
 install: ## install the program, its manual and shell completions (PREFIX=/usr/local, DESTDIR=)
 	@$(MAKE) --no-print-directory build PROFILE=release

@@ -70,7 +70,9 @@ def test_what_newcomers_try_is_what_a_shelf_of_pis_does(home):
     pool = up(home, "-n", "3")
     until(lambda: "Ctrl-C" in told(home) or pool.poll() is not None, 60, "it says how to connect")
     run_dir = told(home).split("--run-dir=")[1].split()[0]
-    listed = subprocess.run([BINARY, "nodes", "--json", f"--run-dir={run_dir}"], capture_output=True, env=home, text=True)
+    listed = subprocess.run(
+        [BINARY, "nodes", "--json", f"--run-dir={run_dir}"], capture_output=True, env=home, text=True
+    )
     nodes = {node["name"]: node for node in json.loads(listed.stdout)["nodes"] if node["kind"] == "node"}
     assert {name: node["state"] for name, node in nodes.items()} == dict.fromkeys(
         ["controller", "node-1", "node-2"], "joined"

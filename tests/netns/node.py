@@ -46,8 +46,8 @@ class Node:
 
     def configure(self, **options):
         """Write piparallel.toml; a double underscore stands for the dot between section and key."""
-        self.options |= options
-        lines = [f"{key.replace('__', '.')} = {json.dumps(value)}\n" for key, value in self.options.items()]
+        self.options = {key.replace("__", "."): value for key, value in (self.options | options).items()}
+        lines = [f"{key} = {json.dumps(value)}\n" for key, value in self.options.items()]
         self.config.write_text("".join(lines))
         self.config.chmod(0o600)
 
@@ -229,7 +229,7 @@ def wait_nodes(controller: Node, seconds: float = 20, **states: str) -> dict[str
         return last if all(last.get(n, {}).get("state") == s for n, s in wanted.items()) else None
 
     def told():
-        return f"{wanted}, but {({n: e['state'] for n, e in last.items()})}; {controller.tail()}"
+        return f"{wanted}, but { ({n: e['state'] for n, e in last.items()}) }; {controller.tail()}"
 
     return until(are_there, seconds, told)
 
