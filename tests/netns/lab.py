@@ -114,9 +114,8 @@ class Machine(Namespace):
 
     def configure(self, interface: str, subnet: int):
         # The same one whenever this machine starts.
-        self(
-            f"ip link set {interface} address 02:00:00:{subnet:02x}:{sum(interface.encode()) & 255:02x}:{self.number:02x}"
-        )
+        mark = sum(interface.encode()) & 255
+        self(f"ip link set {interface} address 02:00:00:{subnet:02x}:{mark:02x}:{self.number:02x}")
         self(f"ip link set {interface} up")
         self(f"ip address add {self.lab.address(self.number, subnet)}/24 broadcast + dev {interface}")
         self(f"ip route replace 224.0.0.0/4 dev {interface}")

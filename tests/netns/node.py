@@ -106,7 +106,7 @@ class Pool:
         self.marker = leftovers.new_marker()
         self.binary = BINARY
         self.nodes: list[Node] = []
-        self.laptops: list["Laptop"] = []
+        self.laptops: list[Laptop] = []
         # Options of every node.
         self.defaults: dict[str, object] = {}
 

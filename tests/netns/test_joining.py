@@ -68,7 +68,7 @@ def test_a_wrong_key_is_refused_with_a_clear_line_on_both_sides(pool):
 def test_a_revoked_node_is_cut_off_within_a_second(pool):
     key = new_key()
     controller = pool.start_controller(join_key=key, engines__on_controller=False)
-    bad, good = pool.start_engines("pi-2", "pi-3", join_key=key)
+    bad, _ = pool.start_engines("pi-2", "pi-3", join_key=key)
     wait_nodes(controller, pi_2="joined", pi_3="joined")
     laptop = pool.connect(controller)
     session = laptop.start(
@@ -207,8 +207,8 @@ import json, sys, zmq
 from jupyter_client.session import Session
 info = json.loads(sys.argv[1])
 socket = zmq.Context().socket(zmq.DEALER)
-for option, name in (("SERVERKEY", "curve_serverkey"), ("PUBLICKEY", "curve_publickey"), ("SECRETKEY", "curve_secretkey")):
-    socket.setsockopt(getattr(zmq, "CURVE_" + option), info[name].encode())
+for name in ("curve_serverkey", "curve_publickey", "curve_secretkey"):
+    socket.setsockopt(getattr(zmq, name.upper()), info[name].encode())
 socket.connect(f"tcp://{info['location']}:{info['registration']}")
 session = Session(key=info["key"].encode(), signature_scheme=info["signature_scheme"])
 session.send(socket, "connection_request", content={})

@@ -136,9 +136,8 @@ def test_tasks_that_take_too_long_are_not_waited_for(pool):
 
 
 def test_drained_nodes_get_no_more_work_until_they_are_resumed(pool):
-    controller, nodes, laptop = start_pool(pool, 2)
-    hosts = "print(sorted(set(rc.load_balanced_view().map_sync(lambda x: nap(x) and None or os.uname().nodename, range(8)))))"
-    hosts = "rc[:].push({'nap': nap}); rc[:].execute('import os'); " + hosts
+    controller, _, laptop = start_pool(pool, 2)
+    hosts = "print(sorted({host for _, host in rc.load_balanced_view().map_sync(where, range(8))}))"
     assert laptop.python("engines(2); " + hosts) == "['pi-2', 'pi-3']"
     controller.run("drain", "pi-2")
     laptop.python("engines(1)")
@@ -158,7 +157,7 @@ def test_drained_nodes_get_no_more_work_until_they_are_resumed(pool):
 
 @pytest.mark.parametrize("how", ["stopped", "killed", "power cut"])
 def test_a_controller_that_restarts_under_load(pool, how):
-    controller, nodes, laptop = start_pool(pool, 2)
+    controller, _, laptop = start_pool(pool, 2)
     session = laptop.start(
         "view = rc.load_balanced_view(); engines(2)\n"
         "lost = done = 0\n"
