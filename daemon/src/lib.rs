@@ -5,6 +5,8 @@
 pub mod cli;
 /// The controller role: sockets, files and loop around the machines of the core.
 pub mod controller;
+/// Python engines on this machine.
+pub mod engines;
 /// Questions to a hub.
 pub mod hub_client;
 /// Entering the pool.
@@ -13,8 +15,6 @@ pub mod join;
 pub mod logging;
 /// The allocator.
 pub mod memory;
-/// Engines on this machine.
-pub mod pool;
 /// Which Python runs engines and Dask.
 pub mod python;
 /// Options from files, environment and command line, merged and validated.

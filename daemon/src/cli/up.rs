@@ -1,5 +1,5 @@
 //! `piparallel up`: a whole pool on this machine, in the foreground: a controller in this process and
-//! stock engines as its children.
+//! stock engines forked from one warm Python.
 
 use std::io::{IsTerminal as _, Write as _};
 use std::path::PathBuf;
@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use clap::Args;
+use piparallel_core::engines::SlotState;
 use serde_json::{Map, Value};
 use tokio::io::AsyncWriteExt as _;
 use tokio::process::Command;
@@ -20,8 +21,7 @@ use super::screen::Screen;
 use super::snapshot::Snapshot;
 use crate::controller::{connection_file, lifecycle};
 use crate::hub_client::HubClient;
-use crate::pool::engine::{self, EngineCommand, Engines, State};
-use crate::pool::{DEMO, orphans};
+use crate::engines::{self, EngineSettings, EngineUser, Engines};
 use crate::python;
 use crate::settings::ControllerSettings;
 use crate::settings::load::{load, merge};
@@ -37,6 +37,18 @@ pub struct UpOptions {
     /// Python that runs the engines (default: the first with ipyparallel in $VIRTUAL_ENV, .venv and $PATH)
     #[arg(long, value_name = "FILE")]
     python: Option<PathBuf>,
+    /// Module to import once, before engines start; may be repeated
+    #[arg(long = "import", value_name = "MODULE")]
+    imports: Vec<String>,
+    /// Memory that one engine may use, in megabytes; one that uses more is started anew
+    #[arg(long, value_name = "MB")]
+    memory_limit: Option<u64>,
+    /// Run what clients send as this user, who cannot read the pool's keys (only root can do that)
+    #[arg(long, value_name = "USER")]
+    engine_user: Option<String>,
+    /// Where the engines of another user start and keep their files (default: the user's home)
+    #[arg(long, value_name = "DIR", requires = "engine_user")]
+    engine_dir: Option<PathBuf>,
     /// Run a short demonstration once the engines are in
     #[arg(long)]
     demo: bool,
@@ -51,8 +63,8 @@ const STATUS_PERIOD: Duration = Duration::from_secs(1);
 const START_PERIOD: Duration = Duration::from_millis(200);
 /// All engines failed so often: it will not get better by itself.
 const FAILURES_MAX: u32 = 3;
-/// How long a nanny may take to tell the hub that its engine is gone.
-const NANNY_PATIENCE: Duration = Duration::from_secs(2);
+/// A Python session against the pool, as a user would write it.
+const DEMO: &str = include_str!("demo.py");
 
 /// # Errors
 /// The pool cannot start, or ended with a failure.
@@ -80,8 +92,7 @@ async fn stoppable<T>(work: impl Future<Output = T>, signals: &mut Signals) -> O
 /// What is known before anything is started.
 struct Pool {
     settings: ControllerSettings,
-    command: EngineCommand,
-    count: u32,
+    engines: EngineSettings,
     demo: bool,
 }
 
@@ -114,16 +125,9 @@ impl Pool {
             python.path.display(),
             python.version
         );
-        let command = EngineCommand {
-            python: python.path,
-            connection_file: settings.engine.file.clone(),
-            profile: settings.profile.path.clone(),
-            log_dir: settings.profile.log(),
-        };
         let pool = Self {
+            engines: engine_settings(options, count, python.path, &settings)?,
             settings,
-            command,
-            count,
             demo: options.demo,
         };
         Ok((pool, prepared))
@@ -131,7 +135,6 @@ impl Pool {
 
     /// Controller and engines, until a signal, a failure, or a client's wish.
     async fn run(self, prepared: lifecycle::Prepared, signals: &mut Signals) -> anyhow::Result<()> {
-        orphans::adopt();
         let (ready, is_ready) = oneshot::channel();
         let stop = Notify::new();
         let on_ready = || {
@@ -144,7 +147,9 @@ impl Pool {
             result = &mut controller => return result,
             _ = is_ready => {}
         }
-        let engines = Engines::start(&self.command, self.count);
+        let engines = Engines::start(self.engines.clone())?;
+        let file = connection_file::read(&self.settings.engine.file)?;
+        engines.connect(file.context("the connection file of the engines is gone")?);
         let mut controller_result = None;
         let session_result = tokio::select! {
             result = &mut controller => {
@@ -159,8 +164,7 @@ impl Pool {
         };
         let ending = async {
             println!("Stopping the engines ...");
-            engines.stop(hurry).await;
-            orphans::end_all(NANNY_PATIENCE).await;
+            engines.stop(engines::GRACE, hurry).await;
             stop.notify_one();
         };
         match controller_result {
@@ -181,7 +185,7 @@ impl Pool {
             .context("the connection file is gone (did somebody remove it?)")?;
         let mut hub = HubClient::connect(&file).await?;
         self.wait_for_engines(&mut hub, engines).await?;
-        if self.demo && self.count > 0 {
+        if self.demo && self.engines.count > 0 {
             self.demonstrate().await?;
         }
         println!("\n{}\n", self.how_to_connect(&file));
@@ -195,7 +199,7 @@ impl Pool {
             let snapshot: Snapshot = serde_json::from_value(hub.status().await?)?;
             let count = snapshot.engines.len();
             if last != Some(count) {
-                let text = format!("{count} of {} engines are in", self.count);
+                let text = format!("{count} of {} engines are in", self.engines.count);
                 if is_terminal {
                     print!("\r{text}\x1b[K");
                 } else {
@@ -204,7 +208,7 @@ impl Pool {
                 let _ = std::io::stdout().flush();
                 last = Some(count);
             }
-            if count >= self.count as usize {
+            if count >= self.engines.count as usize {
                 if is_terminal {
                     println!();
                 }
@@ -216,33 +220,33 @@ impl Pool {
     }
 
     fn check_failures(&self, engines: &Engines) -> anyhow::Result<()> {
-        let states = engines.states();
-        let failed = |s: &State| match s {
-            State::Waiting { failures, .. } => *failures >= FAILURES_MAX,
-            State::Running { .. } => false,
-            State::Ended => true,
-        };
-        if !states.iter().all(failed) {
-            return Ok(());
+        let status = engines.status();
+        let status = status.borrow();
+        if let Some(reason) = status.hopeless(FAILURES_MAX) {
+            bail!("no engine starts: the last one {reason}{}", self.see_log());
         }
-        bail!(
-            "no engine starts, the last words of the first are: {} (see {})",
-            engine::last_log_line(&self.command, 0),
-            self.command.log_dir.display()
-        )
+        if are_all_ended(&status) {
+            bail!("all engines ended{}", self.see_log());
+        }
+        Ok(())
+    }
+
+    fn see_log(&self) -> String {
+        let log = self.settings.log.file.as_ref();
+        log.map_or(String::new(), |f| format!(" (see {})", f.display()))
     }
 
     /// A failure is told and does not end the pool.
     async fn demonstrate(&self) -> anyhow::Result<()> {
         println!();
-        let mut command = Command::new(&self.command.python);
+        let mut command = Command::new(&self.engines.python);
         command
             .arg("-")
             .arg(&self.settings.client.file)
             .stdin(Stdio::piped())
             .process_group(0)
             .kill_on_drop(true);
-        engine::die_with_parent(&mut command);
+        engines::die_with_parent(&mut command);
         let mut child = command.spawn().context("cannot start the demonstration")?;
         if let Some(mut stdin) = child.stdin.take() {
             // If Python ends early, its exit code tells.
@@ -256,7 +260,7 @@ impl Pool {
     }
 
     fn how_to_connect(&self, file: &Map<String, Value>) -> String {
-        let python = self.command.python.display();
+        let python = self.engines.python.display();
         let arguments = self.client_arguments();
         let log = self.settings.log.file.as_ref();
         let log = log.map_or(String::new(), |f| {
@@ -295,16 +299,14 @@ impl Pool {
         let mut screen = Screen::new();
         loop {
             let snapshot: Snapshot = serde_json::from_value(hub.status().await?)?;
-            let running = running(engines);
-            orphans::reap(&running);
             let line = format!(
                 "{} of {} engines, tasks: {}",
                 snapshot.engines.len(),
-                self.count,
+                self.engines.count,
                 snapshot.tasks.summary()
             );
             screen.show(&snapshot.render(super::ENGINES_ON_SCREEN), &line);
-            if engines.states().iter().all(|s| *s == State::Ended) && self.count > 0 {
+            if are_all_ended(&engines.status().borrow()) {
                 println!("All engines were asked to stop.");
                 return Ok(());
             }
@@ -313,15 +315,39 @@ impl Pool {
     }
 }
 
-fn running(engines: &Engines) -> Vec<u32> {
-    let states = engines.states();
-    states
-        .iter()
-        .filter_map(|s| match s {
-            State::Running { pid } => Some(*pid),
-            State::Waiting { .. } | State::Ended => None,
-        })
-        .collect()
+fn are_all_ended(status: &piparallel_core::engines::Status) -> bool {
+    let mut slots = status.slots.iter();
+    !status.slots.is_empty() && slots.all(|slot| slot.state == SlotState::Ended)
+}
+
+fn engine_settings(
+    options: &UpOptions,
+    count: u32,
+    python: PathBuf,
+    settings: &ControllerSettings,
+) -> anyhow::Result<EngineSettings> {
+    let user = options.engine_user.as_deref().map(EngineUser::find);
+    let user = user.transpose()?;
+    let dir = match (&options.engine_dir, &user) {
+        (Some(dir), _) => std::path::absolute(dir).context("the directory of engines")?,
+        (None, Some(user)) => user.home.clone(),
+        (None, None) => std::env::current_dir().context("no current directory")?,
+    };
+    let profile = match &user {
+        Some(_) => dir.join("ipython/profile_default"),
+        None => settings.profile.path.clone(),
+    };
+    Ok(EngineSettings {
+        count,
+        python,
+        imports: options.imports.clone(),
+        dir,
+        profile,
+        user,
+        memory_limit: options.memory_limit.map(|megabytes| megabytes << 20),
+        nice: 0,
+        revive: false,
+    })
 }
 
 fn cores() -> anyhow::Result<u32> {

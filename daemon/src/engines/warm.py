@@ -1,7 +1,7 @@
 """The warm parent: a Python that has imported everything, and forks one engine per order.
 
-Orders come from the supervisor and events go to it, one JSON object a line, over the socket on file descriptor 3
-(their shapes are in the program's `engines::message`). With an order to start an engine comes the descriptor
+Orders come from the supervisor and events go to it, one JSON object a line, over the socket that the first argument
+names (their shapes are in the program's `engines::message`). With an order to start an engine comes the descriptor
 that its output goes to.
 
 An engine is stock `ipyparallel.engine` but for its nanny: one process, forked from here too, serves all engines.
@@ -11,6 +11,7 @@ When the supervisor is gone, however it ended, the socket says so, and nothing t
 """
 
 import array
+import atexit
 import ctypes
 import gc
 import importlib
@@ -45,7 +46,6 @@ ALSO = """
 # Packages whose versions the pool compares.
 TOLD = ("ipyparallel", "ipykernel", "pyzmq", "numpy")
 
-CONTROL = 3
 PR_SET_PDEATHSIG, PR_SET_NAME, PR_SET_CHILD_SUBREAPER = 1, 15, 36
 PATIENCE = 2.5  # seconds for the nanny to tell the hub of the last engines
 NANNY_ANSWER = 10  # seconds
@@ -359,8 +359,14 @@ def is_child(pid):
 
 
 def children():
-    with open(f"/proc/self/task/{os.getpid()}/children") as listing:
-        return [int(pid) for pid in listing.read().split()]
+    pids = []
+    for thread in os.listdir("/proc/self/task"):
+        try:
+            with open(f"/proc/self/task/{thread}/children") as listing:
+                pids += map(int, listing.read().split())
+        except FileNotFoundError:
+            pass
+    return pids
 
 
 def become(name):
@@ -377,8 +383,12 @@ def run_engine(settings, slot, connection, channel, output):
     """The life of an engine's process."""
     try:
         become(f"ipengine-{slot}")
-        with open("/proc/self/oom_score_adj", "w") as score:
-            score.write(str(settings["oom_score_adj"]))
+        try:
+            with open("/proc/self/oom_score_adj", "w") as score:
+                score.write(str(settings["oom_score_adj"]))
+        except PermissionError:
+            # It is higher already, and lowering it is not for everybody.
+            pass
         os.nice(settings["nice"])
         os.dup2(output, 1)
         os.dup2(output, 2)
@@ -392,7 +402,7 @@ def run_engine(settings, slot, connection, channel, output):
     except SystemExit as e:
         leave(e.code if isinstance(e.code, int) else 0 if e.code is None else 1)
     except BaseException:
-        traceback.print_exc()
+        traceback.print_exc(file=sys.__stderr__)
         leave(1)
     leave(0)
 
@@ -400,8 +410,6 @@ def run_engine(settings, slot, connection, channel, output):
 def leave(code):
     """As the interpreter would: what user code registered for its end is called."""
     try:
-        import atexit
-
         atexit._run_exitfuncs()
         sys.__stdout__.flush()
         sys.__stderr__.flush()
@@ -450,7 +458,7 @@ def main():
     gc.disable()
     # Warnings about threads at a fork: those of OpenBLAS stop for it by themselves.
     sys.warnoptions.clear()
-    control = socket.socket(fileno=CONTROL)
+    control = socket.socket(fileno=int(sys.argv[1]))
     control.set_inheritable(False)
     null = os.open(os.devnull, os.O_RDONLY)
     os.dup2(null, 0)
