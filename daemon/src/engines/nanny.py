@@ -73,8 +73,10 @@ class Engine:
             reply = self._signal(message["content"])
             self.session.send(self.control, "signal_reply", ident=idents, content=reply, parent=message)
             return
-        if kind == "shutdown_request" and message["content"].get("restart"):
-            self.nanny.say({"event": "restart", "pid": self.info["pid"]})
+        if kind == "shutdown_request":
+            # The exit code does not tell it from a failure.
+            asked = "restart" if message["content"].get("restart") else "end"
+            self.nanny.say({"event": "asked", "pid": self.info["pid"], "asked": asked})
         try:
             self.relay.send_multipart(frames, zmq.NOBLOCK)
         except zmq.Again:

@@ -78,7 +78,11 @@ async fn follow(source: Source, output: impl AsyncRead + Unpin, last_words: Last
     let mut line = Vec::new();
     loop {
         line.clear();
-        match (&mut output).take(LINE_MAX).read_until(b'\n', &mut line).await {
+        match (&mut output)
+            .take(LINE_MAX)
+            .read_until(b'\n', &mut line)
+            .await
+        {
             Ok(0) | Err(_) => break,
             Ok(_) => {}
         }

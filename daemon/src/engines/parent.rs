@@ -220,7 +220,10 @@ async fn read(
             Err(_) => return None,
         }
         let end = bytes.iter().rposition(|b| *b == b'\n').map_or(0, |n| n + 1);
-        for line in bytes[..end].split(|b| *b == b'\n').filter(|l| !l.is_empty()) {
+        for line in bytes[..end]
+            .split(|b| *b == b'\n')
+            .filter(|l| !l.is_empty())
+        {
             match serde_json::from_slice::<Report>(line) {
                 Ok(report) => events.send(engines::Event::Report(report)).ok()?,
                 Err(e) => return Some(format!("said what nobody understands: {e}")),

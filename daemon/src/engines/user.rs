@@ -4,7 +4,7 @@ use std::ffi::CString;
 use std::path::PathBuf;
 
 use anyhow::{Context as _, bail};
-use nix::unistd::{Gid, Uid, User, getgrouplist, geteuid};
+use nix::unistd::{Gid, Uid, User, geteuid, getgrouplist};
 use tokio::process::Command;
 
 /// An account other than ours.

@@ -87,7 +87,7 @@ class Child:
         self.slot = slot
         self.channel = channel
         self.registration = None
-        self.starts_again = False
+        self.asked = None
 
 
 class Parent:
@@ -134,6 +134,7 @@ class Parent:
 
     def order_warm(self, **settings):
         self.settings = settings
+        os.makedirs(settings["profile"], exist_ok=True)
         failures = {}
         for name in settings["imports"]:
             try:
@@ -246,8 +247,8 @@ class Parent:
             child = self.children.get(message["pid"])
             if child is None:
                 continue
-            if message["event"] == "restart":
-                child.starts_again = True
+            if message["event"] == "asked":
+                child.asked = message["asked"]
                 continue
             if message["event"] == "listening":
                 if child.registration.get("port"):
@@ -299,7 +300,7 @@ class Parent:
                 "pid": child.pid,
                 "code": None if by_signal else info.si_status,
                 "signal": info.si_status if by_signal else None,
-                "starts_again": child.starts_again,
+                "asked": child.asked,
             }
         )
 

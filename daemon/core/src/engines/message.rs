@@ -92,7 +92,15 @@ pub enum Report {
         pid: ProcessId,
         code: Option<i32>,
         signal: Option<i32>,
-        /// A client asked for a restart.
-        starts_again: bool,
+        /// What a client had asked for.
+        asked: Option<Asked>,
     },
+}
+
+/// What a client's request to shut down an engine was about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Asked {
+    End,
+    Restart,
 }

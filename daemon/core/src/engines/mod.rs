@@ -26,7 +26,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
 use crate::ids::EngineId;
-use message::{Connection, Order, ProcessId, Report, Slot, Warming};
+use message::{Asked, Connection, Order, ProcessId, Report, Slot, Warming};
 
 /// What goes over the socket to the warm parent.
 pub mod message;
@@ -268,11 +268,19 @@ impl Supervisor {
                 pid,
                 code,
                 signal,
-                starts_again,
+                asked,
             } => {
-                let revives = starts_again || self.settings.revive;
+                let asked = match asked {
+                    // An engine that was told so by a signal.
+                    None if code == Some(0) => Some(Asked::End),
+                    asked => asked,
+                };
+                let asked = match asked {
+                    Some(Asked::End) if self.settings.revive => Some(Asked::Restart),
+                    asked => asked,
+                };
                 if let Some(place) = self.place(slot) {
-                    place.handle_ended(now, pid, code, signal, revives);
+                    place.handle_ended(now, pid, ending(code, signal), asked);
                 }
             }
         }
@@ -404,6 +412,14 @@ impl Supervisor {
                 "{place:?} is forgotten"
             );
         }
+    }
+}
+
+fn ending(code: Option<i32>, signal: Option<i32>) -> String {
+    match (code, signal) {
+        (Some(code), _) => format!("ended with exit code {code}"),
+        (None, Some(signal)) => format!("was ended by signal {signal}"),
+        (None, None) => "ended".to_owned(),
     }
 }
 

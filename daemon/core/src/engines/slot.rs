@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::message::{Connection, Order, ProcessId, Slot};
+use super::message::{Asked, Connection, Order, ProcessId, Slot};
 use super::status::{SlotState, SlotStatus};
 use super::{SIGKILL, SIGTERM, STABLE_AFTER, pause};
 use crate::ids::EngineId;
@@ -172,9 +172,8 @@ impl Place {
         &mut self,
         now: Duration,
         pid: ProcessId,
-        code: Option<i32>,
-        signal: Option<i32>,
-        revives: bool,
+        ending: String,
+        asked: Option<Asked>,
     ) {
         if self.pid() != Some(pid) {
             return;
@@ -184,16 +183,17 @@ impl Place {
                 self.failures = 0;
                 self.enter(now, State::Idle);
             }
-            State::Running { .. } if code == Some(0) && !revives => {
-                log::info!("engine in slot {} was asked to end", self.slot);
+            State::Running { .. } if asked == Some(Asked::End) => {
+                log::info!("the engine in slot {} was asked to end", self.slot);
                 self.enter(now, State::Ended);
             }
             _ => {
                 if now.saturating_sub(self.since) > STABLE_AFTER {
                     self.failures = 0;
                 }
-                let reason = self.verdict.take();
-                self.fail(now, reason.unwrap_or_else(|| ending(code, signal)));
+                let asked = asked.map(|_| "was asked to restart".to_owned());
+                let reason = self.verdict.take().or(asked);
+                self.fail(now, reason.unwrap_or(ending));
             }
         }
     }
@@ -283,12 +283,4 @@ impl Place {
 
 fn signal(pid: ProcessId, signal: i32) -> Order {
     Order::Signal { pid, signal }
-}
-
-fn ending(code: Option<i32>, signal: Option<i32>) -> String {
-    match (code, signal) {
-        (Some(code), _) => format!("ended with exit code {code}"),
-        (None, Some(signal)) => format!("was ended by signal {signal}"),
-        (None, None) => "ended".to_owned(),
-    }
 }

@@ -66,9 +66,8 @@ impl Status {
         if self.failures >= failures {
             return self.trouble.as_deref();
         }
-        let has_failed = |slot: &SlotStatus| {
-            slot.failures >= failures && slot.state != SlotState::Running
-        };
+        let has_failed =
+            |slot: &SlotStatus| slot.failures >= failures && slot.state != SlotState::Running;
         if !self.slots.iter().all(has_failed) {
             return None;
         }

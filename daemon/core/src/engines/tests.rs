@@ -74,7 +74,7 @@ fn ended(supervisor: &mut Supervisor, now: Duration, slot: u32, pid: u32, code: 
         pid: ProcessId(pid),
         code: Some(code),
         signal: None,
-        starts_again: false,
+        asked: None,
     };
     tell(supervisor, now, report);
 }
@@ -151,9 +151,9 @@ fn an_engine_that_a_client_shut_down_stays_ended_or_comes_back() {
     let report = Report::Ended {
         slot: Slot(1),
         pid: ProcessId(11),
-        code: Some(0),
+        code: Some(1),
         signal: None,
-        starts_again: true,
+        asked: Some(Asked::Restart),
     };
     tell(&mut supervisor, secs(3), report);
     assert_eq!(supervisor.status().slots[1].state, SlotState::Waiting);
@@ -294,14 +294,14 @@ fn messages_have_the_shape_that_python_reads_and_writes() {
     let text = serde_json::to_string(&order).unwrap();
     let start = r#"{"order":"start","slot":2,"connection":{"registration":1}}"#;
     assert_eq!(text, start);
-    let text = r#"{"event":"ended","slot":0,"pid":9,"code":null,"signal":9,"starts_again":false}"#;
+    let text = r#"{"event":"ended","slot":0,"pid":9,"code":null,"signal":9,"asked":"end"}"#;
     let report: Report = serde_json::from_str(text).unwrap();
     let expected = Report::Ended {
         slot: Slot(0),
         pid: ProcessId(9),
         code: None,
         signal: Some(9),
-        starts_again: false,
+        asked: Some(Asked::End),
     };
     assert_eq!(report, expected);
 }
