@@ -14,8 +14,10 @@ import sys
 import time
 from pathlib import Path
 
+from reachable import UNLOCK, private_directories
+
 COMMAND_SECONDS = 10
-HOLD = "echo $1 >/proc/sys/kernel/hostname; echo held; exec cat >/dev/null"
+HOLD = UNLOCK + "echo $1 >/proc/sys/kernel/hostname; echo held; exec cat >/dev/null"
 
 
 def until(condition, seconds: float, what):
@@ -29,7 +31,8 @@ def until(condition, seconds: float, what):
 
 
 class Namespace:
-    """A network namespace with a host name of its own, held by a process that ends with us."""
+    """A network namespace with a host name of its own, held by a process that ends with us. Engines' users can reach
+    this Python in it."""
 
     def __init__(self, name: str):
         self.name = name
@@ -37,7 +40,7 @@ class Namespace:
 
     def hold(self):
         self.holder = subprocess.Popen(
-            ["unshare", "--net", "--uts", "--", "sh", "-c", HOLD, "sh", self.name],
+            ["unshare", "--net", "--uts", "--mount", "--", "sh", "-ec", HOLD, private_directories(), self.name],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
         )
@@ -48,7 +51,9 @@ class Namespace:
     def command(self, *arguments: str) -> list[str]:
         """The command that runs `arguments` in here."""
         of = f"/proc/{self.holder.pid}/ns"
-        return ["nsenter", f"--net={of}/net", f"--uts={of}/uts", "--", *map(str, arguments)]
+        enter = ["nsenter", f"--net={of}/net", f"--uts={of}/uts", f"--mount={of}/mnt"]
+        # Whoever enters a mount namespace is at its root, unless this says otherwise.
+        return [*enter, "--wd=.", "--", *map(str, arguments)]
 
     def __call__(self, command: str) -> str:
         """Run a short command in here and return what it prints."""

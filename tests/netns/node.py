@@ -3,6 +3,7 @@
 import base64
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -41,6 +42,7 @@ class Node:
             "engines.count": 1,
             "engines.python": sys.executable,
             "engines.user": ENGINE_USER,
+            "engines.dir": f"{self.run_dir}-engines",
         } | options
         self.configure()
 
@@ -157,13 +159,14 @@ class Pool:
                 node.process.wait(STOP_SECONDS)
             except subprocess.TimeoutExpired:
                 pass
-        left = leftovers.wait_gone(self.marker, 6)
+        left = leftovers.wait_gone(self.marker, 3)
         leftovers.end(self.marker)
         for node in self.nodes:
             for path in node.run_dir.glob("*"):
                 left[len(left)] = str(path)
                 path.unlink()
             node.run_dir.rmdir()
+            shutil.rmtree(f"{node.run_dir}-engines", ignore_errors=True)
         return left
 
 

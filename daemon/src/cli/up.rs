@@ -22,13 +22,13 @@ use super::snapshot::Snapshot;
 use crate::control;
 use crate::control::nodes::Nodes as NodeList;
 use crate::controller::connection_file;
+use crate::engines::die_with_parent;
 use crate::hub_client::HubClient;
 use crate::laptop::joining::join;
 use crate::laptop::placement::Placements;
 use crate::laptop::pools::Found;
 use crate::logging;
 use crate::pool::nodes::{Nodes, Plan};
-use crate::pool::{DEMO, die_with_parent};
 use crate::private::make_private_dir;
 use crate::python::{self, Python};
 use crate::settings::LogSettings;
@@ -64,6 +64,9 @@ const STATUS_PERIOD: Duration = Duration::from_secs(1);
 const START_PERIOD: Duration = Duration::from_millis(200);
 /// A node that starts is asked again.
 const ASK_PERIOD: Duration = Duration::from_millis(50);
+
+/// A Python session against the pool, as a user would write it.
+const DEMO: &str = include_str!("demo.py");
 
 /// # Errors
 /// The pool cannot start, or ended with a failure.

@@ -12,14 +12,14 @@ use std::time::Duration;
 use anyhow::{Context as _, bail};
 use nix::fcntl::{Flock, FlockArg};
 use nix::sys::signal::{Signal, kill};
-use nix::unistd::{Pid, User, getuid};
+use nix::unistd::{Pid, getuid};
 use piparallel_core::join::keys::SharedKey;
 use sha2::{Digest as _, Sha256};
 use tokio::process::{Child, Command};
 use tokio::task::JoinSet;
 use toml::{Table, Value};
 
-use super::die_with_parent;
+use crate::engines::die_with_parent;
 use crate::node::keys::random_key;
 use crate::private::{make_private_dir, write_private};
 
@@ -176,7 +176,6 @@ impl Node {
 
 /// Options that all nodes have in common.
 fn base(pool: &str, port: u16, key: &SharedKey, python: &Path) -> Table {
-    let user = User::from_uid(getuid()).ok().flatten();
     let mut network = Table::new();
     network.insert(
         "interfaces".to_owned(),
@@ -189,9 +188,8 @@ fn base(pool: &str, port: u16, key: &SharedKey, python: &Path) -> Table {
     put("on_controller", Value::Boolean(false));
     // Whoever stops a pool that runs in the foreground does not wait for its tasks.
     put("drain_timeout", Value::String("0s".to_owned()));
-    if let Some(user) = user {
-        put("user", Value::String(user.name));
-    }
+    // They run as we do.
+    put("user", Value::String(String::new()));
     let mut base = Table::new();
     base.insert("pool".to_owned(), Value::String(pool.to_owned()));
     base.insert("join_key".to_owned(), Value::String(key.to_text()));
