@@ -2,6 +2,7 @@
 
 import json
 import os
+import pwd
 import signal
 import subprocess
 import time
@@ -138,7 +139,6 @@ def test_engines_do_not_draw_the_same_random_numbers(pool):
 
 
 def test_what_an_engine_prints_to_its_terminal_is_logged_with_its_slot(pool):
-    pool.client[:].apply_sync(HERE(lambda: os.system("echo from the shell")))
     pool.client[:].execute("import os; os.system('echo this is $$')", block=True)
     for slot in (0, 1):
         until(lambda slot=slot: f"engine {slot}: this is" in pool.log(), 10, f"engine {slot} is in the log")
@@ -371,7 +371,7 @@ exec "$@"
 def test_what_clients_send_runs_as_another_user_and_reads_no_key(new_pool, tmp_path):
     home = tmp_path / "pool0"
     arguments, prefix = another_user(tmp_path)
-    pool = new_pool("-n", "1", "--encrypt", *arguments, prefix=prefix, SECRET="of the supervisor")
+    pool = new_pool("-n", "1", *arguments, prefix=prefix, SECRET="of the supervisor")
 
     @HERE
     def look(files, pid):
@@ -389,6 +389,7 @@ def test_what_clients_send_runs_as_another_user_and_reads_no_key(new_pool, tmp_p
             "read": [f for f in [*files, f"/proc/{pid}/environ", f"/proc/{pid}/mem"] if reads(f)],
             "secrets": "SECRET" in own or "SECRET" in os.environ,
             "arguments": open("/proc/self/cmdline").read(),
+            "environment": own,
             "can write": os.access(os.getcwd(), os.W_OK),
             "new privileges": "NoNewPrivs:\t1" in open("/proc/self/status").read(),
         }
@@ -396,14 +397,12 @@ def test_what_clients_send_runs_as_another_user_and_reads_no_key(new_pool, tmp_p
     files = [str(f) for f in (home / ".ipython" / "profile_default" / "security").iterdir()]
     assert len(files) >= 2
     seen = pool.client[0].apply_sync(look, files, pool.process.pid)
-    import pwd
-
     nobody = pwd.getpwnam("nobody").pw_uid
     assert seen["user"] == (nobody, nobody, True)
     assert seen["read"] == []
     assert not seen["secrets"]
-    key = json.loads(Path(files[0]).read_text())["key"]
-    assert key not in seen["arguments"]
+    secret = json.loads((home / ".ipython/profile_default/security/ipcontroller-client.json").read_text())
+    assert secret["key"] and secret["key"] not in seen["arguments"] + seen["environment"]
     assert seen["can write"] and seen["new privileges"]
     pool.client.send_signal(signal.SIGINT, 0, block=True)
 

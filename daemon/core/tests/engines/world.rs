@@ -193,7 +193,8 @@ impl World {
                 self.machine
                     .handle_event(self.now, Event::Memory { pid: *pid, bytes });
             }
-            (4..=9, Some(pid)) => self.expect(Duration::ZERO, Arrival::Death(*pid, 1)),
+            // Not before its start is told.
+            (4..=9, Some(pid)) => self.expect(Duration::from_millis(2), Arrival::Death(*pid, 1)),
             _ => {}
         }
     }
@@ -209,6 +210,9 @@ impl World {
             return;
         }
         match arrival {
+            // Who is dead does not register.
+            Arrival::Report(Report::Registered { pid, .. })
+                if !self.processes.contains_key(&pid) => {}
             Arrival::Report(report) => self.machine.handle_event(self.now, Event::Report(report)),
             Arrival::ParentEnds(why) => self.end_parent(why),
             Arrival::Death(pid, code) => {
@@ -275,7 +279,7 @@ impl World {
                 self.expect(takes, Arrival::Report(report));
             }
             Order::Start { slot, connection } => {
-                let pool = connection["registration"].as_u64().unwrap();
+                let pool = connection["registration"].as_u64().unwrap_or_default();
                 self.start(slot, pool);
             }
             Order::Signal { pid, signal } => {
