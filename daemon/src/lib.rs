@@ -11,6 +11,8 @@ pub mod controller;
 pub mod discovery;
 /// Python engines on this machine.
 pub mod engines;
+/// The engines of this machine.
+pub mod host;
 /// Questions to a hub.
 pub mod hub_client;
 /// Entering the pool.

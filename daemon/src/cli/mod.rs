@@ -21,6 +21,8 @@ pub mod connect;
 pub mod controller;
 /// `piparallel discover`.
 pub mod discover;
+/// `piparallel engines`.
+pub mod engines;
 /// Exit codes and error lines.
 pub mod exit;
 /// `piparallel ipcontroller`.
@@ -85,6 +87,8 @@ enum Command {
     Status(status::StatusOptions),
     /// Run the service of a node: find its pool, join it, run engines, or be the controller
     Node(node::NodeCommand),
+    /// Run the engines of this machine's node, as another user (engines.apart)
+    Engines(engines::EnginesCommand),
     /// Let this machine work with a pool: a plain ipp.Client() finds it then
     Connect(connect::ConnectOptions),
     /// End that
@@ -162,6 +166,7 @@ fn run(command: Command) -> anyhow::Result<Exit> {
         Command::Ipcontroller { args } => ipcontroller::run(&args),
         Command::Status(options) => status::run(&options),
         Command::Node(options) => node::run(&options),
+        Command::Engines(options) => engines::run(&options),
         Command::Connect(options) => connect::run(&options),
         Command::Disconnect(options) => connect::run_disconnect(&options),
         Command::Nodes(options) => nodes::run(&options),

@@ -5,8 +5,8 @@ use std::path::Path;
 
 use piparallel_core::join::message::Report;
 
-use super::host::HostStatus;
 use super::vitals::Vitals;
+use crate::host::HostStatus;
 
 /// A look at the machine and its engines.
 #[must_use]

@@ -13,7 +13,7 @@ use tokio::task::spawn_local;
 use tokio::time::{Interval, MissedTickBehavior, interval, sleep_until, timeout};
 
 use super::connection_files::locate;
-use super::host::Host;
+use super::engine_host::EngineHost;
 use super::keys::{self, JoinKey};
 use super::led::Light;
 use super::member::{Member, MemberEvent};
@@ -38,7 +38,7 @@ pub(super) struct Service {
     pub(super) pins: Pins,
     pub(super) member: Member,
     pub(super) serving: Option<Serving>,
-    pub(super) host: Host,
+    pub(super) host: EngineHost,
     memory: RoleMemory,
     control: Server,
     discovery: Option<Discovery>,
@@ -104,7 +104,7 @@ impl Service {
         Ok(Self {
             join_key: JoinKey::load(&settings.state_dir, settings.join_key.clone())?,
             pins: Pins::load(&settings.state_dir)?,
-            host: Host::start(settings.engines.clone(), count, &settings.state_dir),
+            host: EngineHost::start(&settings, count)?,
             own: key.id(),
             role: RoleMachine::new(Duration::ZERO, config),
             secret,
@@ -192,6 +192,7 @@ impl Service {
             asked = self.control.next_request() => Input::Asked(asked),
             event = self.member.next_event() => Input::Member(event),
             _ = self.reports.tick() => Input::Report,
+            () = self.host.changed() => Input::Report,
             () = role_timeout => Input::RoleTimeout,
             event = seen => Input::Seen(event),
             event = serving => Input::Serving(event),

@@ -43,6 +43,7 @@ pub(super) struct Engines {
     pub(super) nice: Option<i32>,
     pub(super) user: Option<String>,
     pub(super) dir: Option<String>,
+    pub(super) apart: Option<bool>,
     pub(super) drain_timeout: Option<String>,
 }
 
@@ -58,7 +59,7 @@ pub(super) struct Tasks {
 pub(super) const SECRETS: [&str; 1] = ["join_key"];
 
 /// Every option, with its section.
-pub(super) const OPTIONS: [&str; 28] = [
+pub(super) const OPTIONS: [&str; 29] = [
     "pool",
     "role",
     "name",
@@ -83,6 +84,7 @@ pub(super) const OPTIONS: [&str; 28] = [
     "engines.nice",
     "engines.user",
     "engines.dir",
+    "engines.apart",
     "engines.drain_timeout",
     "tasks.database",
     "tasks.scheme",

@@ -92,6 +92,8 @@ pub struct EngineSettings {
     pub user: Option<String>,
     /// `None`: the home of that user.
     pub dir: Option<PathBuf>,
+    /// Another service runs them.
+    pub apart: bool,
     pub drain_timeout: Duration,
 }
 

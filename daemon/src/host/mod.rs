@@ -1,13 +1,17 @@
-//! The engines of this node: told which pool they work for, and looked at.
+//! The engines of this machine: told which pool they work for, and looked at.
+//!
+//! Either the node runs them itself, or the service `piparallel engines` does, as a user of its own and within
+//! limits of its own: then the two speak over a Unix socket ([`service`], [`apart`]).
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::pin::pin;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use nix::unistd::geteuid;
 use piparallel_core::engines::{SlotStatus, Status};
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::spawn_local;
@@ -15,11 +19,35 @@ use tokio::time::sleep;
 
 use crate::engines::{self, EngineUser, Engines, GRACE};
 use crate::python;
-use crate::settings::node::EngineSettings;
 use crate::settings::sources::Environment;
 
+/// The node's end, when another process runs the engines.
+pub mod apart;
+/// What the two say to each other.
+mod message;
+/// That other process.
+pub mod service;
+
+/// How engines are run.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Setup {
+    pub count: u32,
+    /// `None`: the first that is found.
+    pub python: Option<PathBuf>,
+    pub imports: Vec<String>,
+    /// Bytes that one engine may use.
+    pub memory_limit: Option<u64>,
+    pub nice: i32,
+    /// `None`: as this process.
+    pub user: Option<String>,
+    /// Where they start. `None`: the home of the user.
+    pub dir: Option<PathBuf>,
+}
+
 /// How the engines are.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields)]
 pub struct HostStatus {
     pub running: u32,
     pub wanted: u32,
@@ -54,19 +82,17 @@ const FAILURES: u32 = 3;
 const PROBLEM_MAX: usize = 240;
 
 impl Host {
-    /// Starts to look after engines; there are none before a connection file comes. Without a user of their own
-    /// they live below `state_dir`. Must be called on a `LocalRuntime`.
+    /// Starts to look after engines; there are none before a connection file comes. Must be called on a
+    /// `LocalRuntime`.
     #[must_use]
-    pub fn start(settings: EngineSettings, count: u32, state_dir: &Path) -> Self {
+    pub fn start(setup: Setup) -> Self {
         let (orders, inbox) = mpsc::unbounded_channel();
         let (status, receiver) = watch::channel(HostStatus {
-            wanted: count,
+            wanted: setup.count,
             ..HostStatus::default()
         });
         let keeper = Keeper {
-            settings,
-            count,
-            state_dir: state_dir.to_owned(),
+            setup,
             inbox,
             file: None,
             status,
@@ -98,6 +124,14 @@ impl Host {
         self.status.borrow().clone()
     }
 
+    /// Returns when the status is another than the last time. Nothing is lost if the future is dropped.
+    pub async fn changed(&mut self) {
+        if self.status.changed().await.is_err() {
+            // The task has ended, and its status with it.
+            std::future::pending().await
+        }
+    }
+
     /// Ends all engines, and returns when they have ended.
     pub async fn stop(self) {
         let (done, ended) = oneshot::channel();
@@ -114,9 +148,7 @@ impl Host {
 
 /// The task behind the handle.
 struct Keeper {
-    settings: EngineSettings,
-    count: u32,
-    state_dir: PathBuf,
+    setup: Setup,
     inbox: mpsc::UnboundedReceiver<Order>,
     file: Option<Map<String, Value>>,
     status: watch::Sender<HostStatus>,
@@ -157,12 +189,12 @@ impl Keeper {
     async fn begin(&mut self) -> Option<Engines> {
         loop {
             let mut pause = Duration::MAX;
-            if self.count > 0 {
+            if self.setup.count > 0 {
                 match self.try_begin().await {
                     Ok(engines) => return Some(engines),
                     Err(cause) => {
                         log::error!("no engines run: {cause:#}");
-                        self.tell_problem(Some(&format!("{cause:#}")));
+                        self.change(|status| status.problem = Some(format!("{cause:#}")));
                         pause = RETRY;
                     }
                 }
@@ -187,30 +219,30 @@ impl Keeper {
     }
 
     async fn try_begin(&self) -> anyhow::Result<Engines> {
-        let settings = &self.settings;
+        let setup = &self.setup;
         let environment = Environment::of_process()?;
-        let python = python::find(settings.python.as_deref(), &environment).await?;
-        let user = settings.user.as_deref().filter(|_| geteuid().is_root());
+        let python = python::find(setup.python.as_deref(), &environment).await?;
+        let user = setup.user.as_deref().filter(|_| geteuid().is_root());
         let user = user.map(EngineUser::find).transpose()?;
         let dir = self.dir(user.as_ref())?;
         Engines::start(engines::EngineSettings {
-            count: self.count,
+            count: setup.count,
             python: python.path,
-            imports: settings.imports.clone(),
+            imports: setup.imports.clone(),
             profile: dir.join(PROFILE),
             dir,
             user,
-            memory_limit: settings.memory_limit,
-            nice: settings.nice,
+            memory_limit: setup.memory_limit,
+            nice: setup.nice,
             // A pool's engines belong to all of its users.
             revive: true,
         })
     }
 
     fn dir(&self, user: Option<&EngineUser>) -> anyhow::Result<PathBuf> {
-        match (&self.settings.dir, user) {
+        match (&self.setup.dir, user) {
             (Some(dir), _) => std::path::absolute(dir).context("engines.dir is no path"),
-            (None, None) => Ok(self.state_dir.join("engines")),
+            (None, None) => std::env::current_dir().context("engines have no directory"),
             (None, Some(user)) if user.home.is_dir() => Ok(user.home.clone()),
             (None, Some(user)) => bail!(
                 "{} has no home for engines (make {}, or set engines.dir)",
@@ -221,17 +253,22 @@ impl Keeper {
     }
 
     fn publish(&self, status: &Status) {
-        let problem = problem(status);
-        self.status.send_modify(|published| {
+        self.change(|published| {
             published.running = u32::try_from(status.running()).unwrap_or(u32::MAX);
             published.versions.clone_from(&status.versions);
+            published.problem = problem(status);
         });
-        self.tell_problem(problem.as_deref());
     }
 
-    fn tell_problem(&self, problem: Option<&str>) {
-        let problem = problem.map(|text| text.chars().take(PROBLEM_MAX).collect());
-        self.status.send_modify(|status| status.problem = problem);
+    fn change(&self, change: impl FnOnce(&mut HostStatus)) {
+        self.status.send_if_modified(|status| {
+            let before = status.clone();
+            change(status);
+            if let Some(problem) = &mut status.problem {
+                *problem = problem.chars().take(PROBLEM_MAX).collect();
+            }
+            *status != before
+        });
     }
 }
 
