@@ -334,7 +334,7 @@ fn engine_settings(
         (None, None) => std::env::current_dir().context("no current directory")?,
     };
     let profile = match &user {
-        Some(_) => dir.join("ipython/profile_default"),
+        Some(_) => dir.join(".ipython/profile_default"),
         None => settings.profile.path.clone(),
     };
     Ok(EngineSettings {

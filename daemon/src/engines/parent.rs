@@ -131,7 +131,7 @@ fn command(settings: &EngineSettings, socket: OwnedFd) -> Command {
         .kill_on_drop(true);
     if let Some(user) = &settings.user {
         user.set_environment(&mut command);
-        command.env("IPYTHONDIR", settings.dir.join("ipython"));
+        command.env("IPYTHONDIR", settings.dir.join(".ipython"));
     }
     // These would send the engines elsewhere than they are told.
     command
