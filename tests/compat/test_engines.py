@@ -330,6 +330,41 @@ def test_stopping_lets_a_short_task_finish(new_pool):
     assert pool.process.wait(15) == 0
 
 
+def test_engines_have_control_groups_where_the_service_may_make_them(new_pool):
+    """As systemd arranges it with `Delegate=yes` and `DelegateSubgroup=daemon`."""
+    mounts = [Path("/sys/fs/cgroup"), Path("/sys/fs/cgroup/unified")]
+    mount = next((m for m in mounts if (m / "cgroup.procs").exists() and os.access(m, os.W_OK)), None)
+    if mount is None or os.geteuid() != 0:
+        pytest.skip("needs root, and control groups of version 2 that can be written")
+    service = mount / f"piparallel-test-{os.getpid()}.service"
+    (service / "daemon").mkdir(parents=True)
+    try:
+        prefix = ["sh", "-c", f'echo $$ > {service}/daemon/cgroup.procs && exec "$0" "$@"']
+        pool = new_pool("-n", "1", "--memory-limit", "2000", prefix=prefix)
+        [pid] = pool.pids()
+        assert f"0::/{service.name}/engine-0\n" in Path(f"/proc/{pid}/cgroup").read_text()
+        pool.client[:].execute(SPAWN, block=True)
+        until(lambda: len(pool.processes().get("sleep", [])) >= 3, 10, "they run")
+        os.kill(pid, signal.SIGKILL)
+        until(lambda: "sleep" not in pool.processes(), 10, "what the engine started is gone with it")
+        until(lambda: pool.client.ids == [1], 30, "another one has come")
+        assert not pool.close()
+        assert not (service / "engine-0").exists()
+    finally:
+        (service / "cgroup.kill").write_text("1")
+        for group in [*service.iterdir(), service]:
+            if group.is_dir():
+                until(lambda group=group: removed(group), 10, f"{group} is empty")
+
+
+def removed(group):
+    try:
+        group.rmdir()
+    except OSError:
+        return False
+    return True
+
+
 # Keys
 
 

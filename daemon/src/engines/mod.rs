@@ -8,13 +8,15 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
-use piparallel_core::engines::message::{Connection, Order, Warming};
+use piparallel_core::engines::message::{Connection, Order, Report, Slot, Warming};
 use piparallel_core::engines::{Command, Event, SlotState, Status, Supervisor};
 use serde_json::{Map, Value};
 use tokio::sync::{mpsc, watch};
 use tokio::task::{JoinHandle, spawn_local};
 use tokio::time::{Instant as TokioInstant, MissedTickBehavior, interval, sleep_until};
 
+/// A control group for each engine.
+mod cgroup;
 /// Memory of processes.
 mod memory;
 /// Processes that engines leave behind.
@@ -26,6 +28,7 @@ mod parent;
 /// Whom engines run as.
 mod user;
 
+use cgroup::Cgroups;
 use output::{Outputs, Source};
 use parent::Parent;
 pub use parent::die_with_parent;
@@ -102,6 +105,7 @@ impl Engines {
         let (sender, status) = watch::channel(machine.status());
         let keeper = Keeper {
             started: Instant::now(),
+            cgroups: Cgroups::find(settings.memory_limit),
             settings,
             machine,
             parent: None,
@@ -162,6 +166,7 @@ struct Keeper {
     settings: EngineSettings,
     machine: Supervisor,
     parent: Option<Parent>,
+    cgroups: Option<Cgroups>,
     outputs: Outputs,
     status: watch::Sender<Status>,
 }
@@ -196,7 +201,13 @@ impl Keeper {
                 _ = look.tick() => self.look(),
             }
         }
+        if let Some(cgroups) = &self.cgroups {
+            (0..self.settings.count).for_each(|n| cgroups.end(Slot(n)));
+        }
         orphans::end_all().await;
+        if let Some(cgroups) = &self.cgroups {
+            cgroups.remove(self.settings.count);
+        }
     }
 
     fn grant(&mut self, wish: Option<Wish>) {
@@ -221,7 +232,29 @@ impl Keeper {
             }
             self.outputs.forget(Source::Parent);
         }
+        self.group(&event);
         self.machine.handle_event(self.started.elapsed(), event);
+    }
+
+    /// An engine that has started gets a control group; what one that has ended left in it ends.
+    fn group(&mut self, event: &Event) {
+        let (Some(cgroups), Event::Report(report)) = (&mut self.cgroups, event) else {
+            return;
+        };
+        match report {
+            Report::Started { slot, pid } if slot.0 < self.settings.count => {
+                let parent = self.parent.as_ref().and_then(|parent| parent.pid);
+                cgroups.enter(*slot, *pid, parent);
+            }
+            Report::Ended { slot, .. } if slot.0 < self.settings.count => {
+                cgroups.end(*slot);
+                if cgroups.ran_out(*slot) {
+                    let event = Event::OutOfMemory { slot: *slot };
+                    self.machine.handle_event(self.started.elapsed(), event);
+                }
+            }
+            _ => {}
+        }
     }
 
     fn look(&mut self) {
@@ -282,7 +315,7 @@ impl Keeper {
         match self.outputs.pipe(Source::Engine(slot)) {
             Ok(output) => parent.tell(order, Some(output)),
             Err(e) => {
-                let report = piparallel_core::engines::message::Report::NotStarted {
+                let report = Report::NotStarted {
                     slot,
                     cause: format!("cannot be started: {e}"),
                 };

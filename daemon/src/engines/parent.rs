@@ -12,8 +12,8 @@ use nix::sys::prctl::set_pdeathsig;
 use nix::sys::signal::Signal;
 use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
 use nix::unistd::{Pid, getppid, setsid};
+use piparallel_core::engines;
 use piparallel_core::engines::message::{Order, Report};
-use piparallel_core::engines::{self};
 use tokio::io::{AsyncWriteExt as _, Interest};
 use tokio::net::UnixStream;
 use tokio::process::{Child, Command};
@@ -30,13 +30,15 @@ const MODULES: [(&str, &str); 2] = [
 ];
 /// A report is some hundred bytes, versions of packages a few thousand.
 const REPORT_MAX: usize = 256 * 1024;
+/// Events that wait for the loop; then the warm parent waits.
+const EVENTS_MAX: usize = 64;
 
 /// A warm parent that runs, or is about to say that it does not.
 pub(super) struct Parent {
     pub(super) pid: Option<u32>,
     orders: Option<mpsc::UnboundedSender<(Order, Option<OwnedFd>)>>,
     kill: Option<oneshot::Sender<()>>,
-    events: mpsc::UnboundedReceiver<engines::Event>,
+    events: mpsc::Receiver<engines::Event>,
     keeper: JoinHandle<()>,
 }
 
@@ -68,7 +70,7 @@ impl Parent {
         let pid = child.id();
         let (orders, inbox) = mpsc::unbounded_channel();
         let (kill, killed) = oneshot::channel();
-        let (sender, events) = mpsc::unbounded_channel();
+        let (sender, events) = mpsc::channel(EVENTS_MAX);
         let keeper = spawn_local(keep(child, stream, inbox, killed, sender));
         Ok(Self {
             pid,
@@ -129,7 +131,7 @@ fn command(settings: &EngineSettings, socket: OwnedFd) -> Command {
         .kill_on_drop(true);
     if let Some(user) = &settings.user {
         user.set_environment(&mut command);
-        command.env("IPYTHONDIR", settings.dir.join("ipython"));
+        command.env("IPYTHONDIR", settings.dir.join(".ipython"));
     }
     // These would send the engines elsewhere than they are told.
     command
@@ -176,7 +178,7 @@ async fn keep(
     stream: UnixStream,
     inbox: mpsc::UnboundedReceiver<(Order, Option<OwnedFd>)>,
     mut killed: oneshot::Receiver<()>,
-    events: mpsc::UnboundedSender<engines::Event>,
+    events: mpsc::Sender<engines::Event>,
 ) {
     let stream = Rc::new(stream);
     let writer = spawn_local(write(stream.clone(), inbox));
@@ -195,7 +197,7 @@ async fn keep(
     writer.abort();
     let why = wrong.unwrap_or_else(|| outcome(status));
     // Nobody listens if everything is over.
-    let _ = events.send(engines::Event::ParentEnded { why });
+    let _ = events.send(engines::Event::ParentEnded { why }).await;
 }
 
 fn outcome(status: std::io::Result<ExitStatus>) -> String {
@@ -206,10 +208,7 @@ fn outcome(status: std::io::Result<ExitStatus>) -> String {
 }
 
 /// Reads reports until there are no more, or returns what is wrong with them.
-async fn read(
-    stream: &UnixStream,
-    events: &mpsc::UnboundedSender<engines::Event>,
-) -> Option<String> {
+async fn read(stream: &UnixStream, events: &mpsc::Sender<engines::Event>) -> Option<String> {
     let mut bytes = Vec::new();
     loop {
         stream.readable().await.ok()?;
@@ -225,7 +224,7 @@ async fn read(
             .filter(|l| !l.is_empty())
         {
             match serde_json::from_slice::<Report>(line) {
-                Ok(report) => events.send(engines::Event::Report(report)).ok()?,
+                Ok(report) => events.send(engines::Event::Report(report)).await.ok()?,
                 Err(e) => return Some(format!("said what nobody understands: {e}")),
             }
         }

@@ -47,6 +47,7 @@ ALSO = """
 # Packages whose versions the pool compares.
 TOLD = ("ipyparallel", "ipykernel", "pyzmq", "numpy")
 
+SIGKILL = int(signal.SIGKILL)
 PR_SET_PDEATHSIG, PR_SET_NAME, PR_SET_CHILD_SUBREAPER = 1, 15, 36
 PATIENCE = 2.5  # seconds for the nanny to tell the hub of the last engines
 NANNY_ANSWER = 10  # seconds
@@ -181,8 +182,13 @@ class Parent:
         self.tell({"event": "started", "slot": slot, "pid": pid})
 
     def order_signal(self, pid, signal):
+        # The number is that of a child which nobody has waited for, so it is nobody else's.
         if pid in self.children:
-            kill_group(pid, signal)
+            if signal == SIGKILL:
+                kill_group(pid, signal)
+            else:
+                # What the task has started may be what it waits for.
+                os.kill(pid, signal)
 
     def tell(self, event):
         try:
@@ -376,7 +382,7 @@ def become(name):
     parent = os.getppid()
     os.setsid()
     libc.prctl(PR_SET_NAME, name.encode()[:15], 0, 0, 0)
-    libc.prctl(PR_SET_PDEATHSIG, int(signal.SIGKILL), 0, 0, 0)
+    libc.prctl(PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0)
     if os.getppid() != parent or parent == 1:
         os._exit(1)
 

@@ -43,7 +43,7 @@ pub enum Order {
     Warm(Warming),
     /// Fork an engine. The descriptor that its output goes to comes with this order.
     Start { slot: Slot, connection: Connection },
-    /// Send a signal to an engine and what it has started.
+    /// Send a signal to an engine; SIGKILL also to what it has started.
     Signal { pid: ProcessId, signal: i32 },
 }
 

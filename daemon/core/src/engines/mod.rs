@@ -58,6 +58,8 @@ pub enum Event {
     ParentEnded { why: String },
     /// An engine's resident bytes.
     Memory { pid: ProcessId, bytes: u64 },
+    /// The system is about to end, or has ended, an engine that wanted more than its limit.
+    OutOfMemory { slot: Slot },
 }
 
 /// What the caller must do.
@@ -186,6 +188,11 @@ impl Supervisor {
             Event::Report(report) => self.handle_report(now, report),
             Event::ParentEnded { why } => self.handle_parent_ended(now, why),
             Event::Memory { pid, bytes } => self.handle_memory(pid, bytes),
+            Event::OutOfMemory { slot } => {
+                if let Some(place) = self.place(slot) {
+                    place.handle_out_of_memory();
+                }
+            }
         }
         self.act(now);
     }

@@ -212,6 +212,11 @@ impl Place {
         Some(signal(self.pid()?, SIGKILL))
     }
 
+    pub(super) fn handle_out_of_memory(&mut self) {
+        let verdict = "wanted more memory than its limit".to_owned();
+        self.verdict.get_or_insert(verdict);
+    }
+
     pub(super) fn next_timeout(&self) -> Option<Duration> {
         match self.state {
             State::Starting { deadline, .. } => Some(deadline),

@@ -187,6 +187,11 @@ fn too_much_memory_ends_one_engine_and_says_why() {
     let reason = slots[0].reason.as_deref();
     assert_eq!(reason, Some("used 200 MB of memory, its limit is 100 MB"));
     assert_eq!(slots[1].state, SlotState::Running);
+    // What the system has ended for that reason says so too.
+    supervisor.handle_event(secs(5), Event::OutOfMemory { slot: Slot(1) });
+    ended(&mut supervisor, secs(5), 1, 11, -9);
+    let reason = supervisor.status().slots.remove(1).reason.unwrap();
+    assert_eq!(reason, "wanted more memory than its limit");
 }
 
 #[test]
