@@ -3,8 +3,10 @@
 import json
 import os
 import pwd
+import shutil
 import signal
 import subprocess
+import tempfile
 import time
 from pathlib import Path
 
@@ -12,8 +14,8 @@ import ipyparallel as ipp
 import leftovers
 import psutil
 import pytest
-import zmq
-from subject import BINARY, environment, only_ours, until
+from reachable import for_everybody
+from subject import BINARY, Controller, environment, only_ours, until
 
 pytestmark = only_ours
 
@@ -27,18 +29,15 @@ OURS = "forked engines, one nanny"
 class Pool:
     """`piparallel up` in a home of its own, and a client of it."""
 
-    def __init__(self, home, *arguments, prefix=(), config=None, **env):
+    def __init__(self, home, *arguments, prefix=(), **env):
         self.home = home
         self.marker = leftovers.new_marker()
         self.env = environment(home, self.marker) | {"IPYTHONDIR": str(home / ".ipython")} | env
         self.profile = home / ".ipython" / "profile_default"
-        if config:
-            self.profile.mkdir(parents=True)
-            (self.profile / "ipcontroller_config.json").write_text(json.dumps(config))
         self.output = home / "up.log"
         with self.output.open("w") as log:
             self.process = subprocess.Popen(
-                [*prefix, str(BINARY), "up", *arguments],
+                [*prefix, str(BINARY), "up", "--nodes=1", *arguments],
                 env=self.env,
                 cwd=home,
                 stdin=subprocess.DEVNULL,
@@ -49,12 +48,14 @@ class Pool:
         until(lambda: "Ctrl-C" in self.told() or self.process.poll() is not None, 60, "it is ready")
         assert self.process.poll() is None, self.told() + self.log()
         self.client = ipp.Client(str(self.profile / "security" / "ipcontroller-client.json"), timeout=20)
+        # What engines print before a client listens is lost to it; an answer comes later than that.
+        self.pids()
 
     def told(self):
         return self.output.read_text()
 
     def log(self):
-        return "".join(path.read_text() for path in sorted(self.profile.glob("log/ipcontroller-*.log")))
+        return "".join(path.read_text() for path in sorted(self.profile.glob("log/piparallel-*.log")))
 
     def processes(self):
         """By their names."""
@@ -67,7 +68,7 @@ class Pool:
         return found
 
     def pids(self):
-        return self.client[:].apply_sync(os.getpid)
+        return self.client[:].apply_sync(os.getpid) if self.client.ids else []
 
     def close(self):
         """The end that a user makes; whatever is left afterwards."""
@@ -95,9 +96,12 @@ def new_pool(tmp_path):
     assert not any(left), f"left behind: {left}"
 
 
+IMPORTS = '--set=engines.imports=["numpy", "no_such_module"]'
+
+
 @pytest.fixture(scope="module")
 def pool(tmp_path_factory):
-    pool = Pool(tmp_path_factory.mktemp("pool"), "-n", "2", "--import", "numpy", "--import", "no_such_module")
+    pool = Pool(tmp_path_factory.mktemp("pool"), "-n", "2", IMPORTS)
     yield pool
     left = pool.close()
     assert not left, f"left behind: {left}"
@@ -115,7 +119,7 @@ def engine_of(client, pid):
 def test_engines_are_forked_from_one_parent_that_has_imported(pool):
     processes = pool.processes()
     assert {name: len(pids) for name, pids in processes.items() if not name.startswith("ipengine")} == {
-        "piparallel": 1,
+        "piparallel": 3,
         "engines": 1,
         "nanny": 1,
     }
@@ -160,20 +164,9 @@ def either(request, tmp_path_factory):
         yield pool.client
         assert not pool.close()
     else:
-        pool = Pool(tmp_path_factory.mktemp("stock"), "-n", "0")
-        for _ in range(2):
-            subprocess.Popen(
-                [Path(os.sys.executable), "-m", "ipyparallel.engine", f"--profile-dir={pool.profile}"],
-                env=pool.env,
-                cwd=pool.home,
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,
-            )
-        pool.client.wait_for_engines(2, timeout=60)
-        yield pool.client
-        pool.client.shutdown(block=True)
-        pool.close()
+        controller = Controller(tmp_path_factory.mktemp("stock")).start()
+        yield controller.start_engines(2)
+        controller.close()
 
 
 def test_an_interrupt_stops_the_task(either):
@@ -244,7 +237,7 @@ def test_a_killed_engine_is_started_again_and_spares_the_others(new_pool):
 
 
 def test_an_engine_that_uses_too_much_memory_is_started_again_and_spares_the_others(new_pool):
-    pool = new_pool("-n", "2", "--memory-limit", "400")
+    pool = new_pool("-n", "2", "--set=engines.memory_limit=400M")
     first, second = pool.pids()
     greedy = pool.client[0].apply_async(HERE(lambda: (bytearray(800 << 20), __import__("time").sleep(60))))
     with pytest.raises(ipp.RemoteError, match="EngineError"):
@@ -254,15 +247,18 @@ def test_an_engine_that_uses_too_much_memory_is_started_again_and_spares_the_oth
     assert "its limit is 400 MB" in pool.log()
 
 
-def test_a_shutdown_by_a_client_is_obeyed(new_pool):
+def test_engines_that_a_client_shuts_down_are_there_for_others_again(new_pool):
     pool = new_pool("-n", "2")
+    pool.client.shutdown(0, block=True)
+    until(lambda: len(pool.client.ids) == 2 and 0 not in pool.client.ids, 30, "another one has come")
+
+
+def test_a_shutdown_by_a_client_is_obeyed_where_that_is_wanted(new_pool):
+    pool = new_pool("-n", "2", "--set=engines.revive=false")
     pool.client.shutdown(0, block=True)
     until(lambda: pool.client.ids == [1], 20, "it has left")
     time.sleep(2)
     assert pool.client.ids == [1]
-    pool.client.shutdown(1, block=True)
-    assert pool.process.wait(20) == 0
-    assert "asked to stop" in pool.told()
 
 
 def test_a_shutdown_with_restart_brings_another_engine(new_pool):
@@ -340,7 +336,7 @@ def test_engines_have_control_groups_where_the_service_may_make_them(new_pool):
     (service / "daemon").mkdir(parents=True)
     try:
         prefix = ["sh", "-c", f'echo $$ > {service}/daemon/cgroup.procs && exec "$0" "$@"']
-        pool = new_pool("-n", "1", "--memory-limit", "2000", prefix=prefix)
+        pool = new_pool("-n", "1", "--set=engines.memory_limit=2000M", prefix=prefix)
         [pid] = pool.pids()
         assert f"0::/{service.name}/engine-0\n" in Path(f"/proc/{pid}/cgroup").read_text()
         pool.client[:].execute(SPAWN, block=True)
@@ -368,45 +364,13 @@ def removed(group):
 # Keys
 
 
-def another_user(home):
-    """Arguments and a prefix for engines that run as `nobody`, who may not be able to reach this Python."""
-    prefix = []
-    python = Path(os.sys.executable).resolve()
-    private = [p for p in python.parents if not p.stat().st_mode & 0o001]
-    if private:
-        # A view of the file system in which that is a directory like any other.
-        opened = " ".join(map(str, private))
-        prefix = ["unshare", "--mount", "sh", "-c", UNLOCK, opened]
-    home.chmod(0o755)
-    for parent in home.parents:
-        if parent.stat().st_uid == os.getuid() and not parent.stat().st_mode & 0o001:
-            parent.chmod(parent.stat().st_mode | 0o011)
-    return ["--engine-user", "nobody", "--engine-dir", str(home / "engines")], prefix
-
-
-UNLOCK = """
-set -e
-for dir in $0; do
-    copy=$(mktemp -d)
-    mount --bind "$dir" "$copy"
-    mount -t tmpfs -o mode=755 tmpfs "$dir"
-    for entry in "$copy"/* "$copy"/.[!.]*; do
-        [ -d "$entry" ] || continue
-        mkdir "$dir/$(basename "$entry")"
-        mount --bind "$entry" "$dir/$(basename "$entry")"
-    done
-    umount "$copy"
-    rmdir "$copy"
-done
-exec "$@"
-"""
-
-
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can start engines as another user")
-def test_what_clients_send_runs_as_another_user_and_reads_no_key(new_pool, tmp_path):
-    home = tmp_path / "pool0"
-    arguments, prefix = another_user(tmp_path)
-    pool = new_pool("-n", "1", *arguments, prefix=prefix, SECRET="of the supervisor")
+def test_what_clients_send_runs_as_another_user_and_reads_no_key(new_pool, request):
+    # Where that user can get to.
+    home = tempfile.mkdtemp(prefix="engines-")
+    request.addfinalizer(lambda: shutil.rmtree(home))
+    user = ["--set=engines.user=nobody", f"--set=engines.dir={home}"]
+    pool = new_pool("-n", "1", *user, prefix=for_everybody(), SECRET="of the supervisor")
 
     @HERE
     def look(files, pid):
@@ -429,24 +393,24 @@ def test_what_clients_send_runs_as_another_user_and_reads_no_key(new_pool, tmp_p
             "new privileges": "NoNewPrivs:\t1" in open("/proc/self/status").read(),
         }
 
-    files = [str(f) for f in (home / ".ipython" / "profile_default" / "security").iterdir()]
-    assert len(files) >= 2
+    state = Path(pool.told().split("--run-dir=")[1].split()[0]).parent.parent
+    client_file = pool.profile / "security" / "ipcontroller-client.json"
+    files = [str(f) for f in [client_file, *state.rglob("*")] if f.is_file()]
+    assert {"node.key", "pool-keys.json", "client-key", "piparallel.toml"} <= {Path(f).name for f in files}
     seen = pool.client[0].apply_sync(look, files, pool.process.pid)
     nobody = pwd.getpwnam("nobody").pw_uid
     assert seen["user"] == (nobody, nobody, True)
     assert seen["read"] == []
     assert not seen["secrets"]
-    secret = json.loads((home / ".ipython/profile_default/security/ipcontroller-client.json").read_text())
+    secret = json.loads(client_file.read_text())
     assert secret["key"] and secret["key"] not in seen["arguments"] + seen["environment"]
     assert seen["can write"] and seen["new privileges"]
     pool.client.send_signal(signal.SIGINT, 0, block=True)
 
 
 def test_engines_limited_to_known_keys_have_a_control_channel(new_pool):
-    """A stock engine has none there: its nanny shows a key that it made up."""
-    public, secret = (key.decode() for key in zmq.curve_keypair())
-    config = {"Piparallel": {"engine_curve_allowed": [public]}}
-    pool = new_pool("-n", "1", "--encrypt", config=config, IPP_CURVE_PUBLICKEY=public, IPP_CURVE_SECRETKEY=secret)
+    """A stock engine has none in a pool that knows its engines: its nanny shows a key that it made up."""
+    pool = new_pool("-n", "1")
     task = pool.client[0].apply_async(time.sleep, 60)
     time.sleep(0.5)
     pool.client.send_signal(signal.SIGINT, 0, block=True)

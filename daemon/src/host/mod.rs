@@ -39,6 +39,8 @@ pub struct Setup {
     /// Bytes that one engine may use.
     pub memory_limit: Option<u64>,
     pub nice: i32,
+    /// Engines that a client has shut down are started again.
+    pub revive: bool,
     /// `None`: as this process.
     pub user: Option<String>,
     /// Where they start. `None`: the home of the user.
@@ -234,8 +236,7 @@ impl Keeper {
             user,
             memory_limit: setup.memory_limit,
             nice: setup.nice,
-            // A pool's engines belong to all of its users.
-            revive: true,
+            revive: setup.revive,
         })
     }
 

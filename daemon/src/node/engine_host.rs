@@ -27,6 +27,7 @@ impl EngineHost {
             imports: engines.imports,
             memory_limit: engines.memory_limit,
             nice: engines.nice,
+            revive: engines.revive,
             dir: match (engines.dir, &engines.user) {
                 (None, None) => Some(own_dir),
                 (None, Some(_)) if !nix::unistd::geteuid().is_root() => Some(own_dir),

@@ -16,7 +16,6 @@ use nix::unistd::{Pid, getuid};
 use piparallel_core::join::keys::SharedKey;
 use sha2::{Digest as _, Sha256};
 use tokio::process::{Child, Command};
-use tokio::task::JoinSet;
 use toml::{Table, Value};
 
 use crate::engines::die_with_parent;
@@ -127,27 +126,18 @@ impl Nodes {
         Ok(())
     }
 
-    /// Ends all. `hurry` cuts the grace period short.
+    /// Ends all. `hurry` cuts the grace period short: whoever is left is killed.
     pub async fn stop(self, hurry: impl Future<Output = ()>) {
-        let mut ends = JoinSet::new();
-        let nodes: Vec<_> = self.others.into_iter().chain([self.controller]).collect();
-        for node in &nodes {
-            node.signal(Signal::SIGTERM);
-        }
-        for mut node in nodes {
-            ends.spawn(async move {
-                // An error means that it is gone.
-                let _ = node.child.wait().await;
-            });
-        }
-        let ended = async { while ends.join_next().await.is_some() {} };
+        let ended = async {
+            // Engines take their leave from a controller that is there.
+            end(self.others).await;
+            end(vec![self.controller]).await;
+        };
         tokio::select! {
             () = ended => {}
             () = tokio::time::sleep(GRACE) => log::warn!("nodes that do not end are killed"),
             () = hurry => {}
         }
-        // Whoever is left is killed when its task is dropped.
-        drop(ends);
         if let Err(cause) = fs::remove_dir_all(&self.dir) {
             log::warn!("cannot remove {}: {cause}", self.dir.display());
         }
@@ -171,6 +161,16 @@ impl Node {
             line.unwrap_or("none").trim(),
             self.log.display()
         )
+    }
+}
+
+async fn end(nodes: Vec<Node>) {
+    for node in &nodes {
+        node.signal(Signal::SIGTERM);
+    }
+    for mut node in nodes {
+        // An error means that it is gone.
+        let _ = node.child.wait().await;
     }
 }
 

@@ -44,6 +44,7 @@ pub(super) struct Engines {
     pub(super) user: Option<String>,
     pub(super) dir: Option<String>,
     pub(super) apart: Option<bool>,
+    pub(super) revive: Option<bool>,
     pub(super) drain_timeout: Option<String>,
 }
 
@@ -59,7 +60,7 @@ pub(super) struct Tasks {
 pub(super) const SECRETS: [&str; 1] = ["join_key"];
 
 /// Every option, with its section.
-pub(super) const OPTIONS: [&str; 29] = [
+pub(super) const OPTIONS: [&str; 30] = [
     "pool",
     "role",
     "name",
@@ -85,6 +86,7 @@ pub(super) const OPTIONS: [&str; 29] = [
     "engines.user",
     "engines.dir",
     "engines.apart",
+    "engines.revive",
     "engines.drain_timeout",
     "tasks.database",
     "tasks.scheme",

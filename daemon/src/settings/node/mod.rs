@@ -94,6 +94,8 @@ pub struct EngineSettings {
     pub dir: Option<PathBuf>,
     /// Another service runs them.
     pub apart: bool,
+    /// Those that a client has shut down are started again.
+    pub revive: bool,
     pub drain_timeout: Duration,
 }
 

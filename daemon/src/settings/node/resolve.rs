@@ -156,6 +156,7 @@ fn resolve_engines(options: &Options<'_>, engines: Engines) -> anyhow::Result<En
         memory_limit,
         nice,
         user: engines.user.filter(|user| !user.is_empty()),
+        revive: options.given("engines.revive", engines.revive)?,
         apart: options.given("engines.apart", engines.apart)?,
         dir: engines.dir.filter(|dir| !dir.is_empty()).map(PathBuf::from),
         drain_timeout: options.duration("engines.drain_timeout", engines.drain_timeout)?,
