@@ -142,10 +142,17 @@ def test_engines_do_not_draw_the_same_random_numbers(pool):
     assert all(len(set(drawn)) == 2 for drawn in zip(*pool.client[:].apply_sync(draw), strict=True))
 
 
-def test_what_an_engine_prints_to_its_terminal_is_logged_with_its_slot(pool):
-    pool.client[:].execute("import os; os.system('echo this is $$')", block=True)
-    for slot in (0, 1):
-        until(lambda slot=slot: f"engine {slot}: this is" in pool.log(), 10, f"engine {slot} is in the log")
+def test_engines_end_before_what_looks_after_them_when_memory_runs_out(pool):
+    scores = pool.client[:].apply_sync(HERE(lambda: open("/proc/self/oom_score_adj").read()))
+    [parent] = pool.processes()["engines"]
+    assert all(int(score) > int(Path(f"/proc/{parent}/oom_score_adj").read_text()) for score in scores)
+
+
+def test_what_an_engine_prints_to_its_terminal_is_logged_with_its_number(pool):
+    pool.client[:].execute("import os; os.system(f'echo this is of {os.getpid()}')", block=True)
+    for number, pid in zip(pool.client.ids, pool.pids(), strict=True):
+        line = f"engine {number}: this is of {pid}"
+        until(lambda line=line: line in pool.log(), 10, f"{line} is in the log")
 
 
 def test_output_for_clients_goes_to_clients(pool):
@@ -187,9 +194,9 @@ def test_signals_reach_the_one_engine_by_number_and_name(either):
         signal.signal(signal.SIGUSR1, lambda number, frame: heard.append(number))
 
     either[:].apply_sync(listen)
-    either.send_signal(signal.SIGUSR1, 1, block=True)
-    either.send_signal("SIGUSR1", 1, block=True)
-    until(lambda: len(either[1].apply_sync(HERE(lambda: heard))) == 2, 10, "both are heard")  # noqa: F821
+    for number, sig in enumerate((signal.SIGUSR1, "SIGUSR1"), 1):
+        either.send_signal(sig, 1, block=True)
+        until(lambda number=number: len(either[1].apply_sync(HERE(lambda: heard))) == number, 10, "it is heard")  # noqa: F821
     assert either[0].apply_sync(HERE(lambda: heard)) == []  # noqa: F821
 
 

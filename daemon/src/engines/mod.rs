@@ -232,6 +232,11 @@ impl Keeper {
             }
             self.outputs.forget(Source::Parent);
         }
+        if let Event::Report(Report::Registered { slot, id, .. }) = &event
+            && slot.0 < self.settings.count
+        {
+            self.outputs.name(*slot, *id);
+        }
         self.group(&event);
         self.machine.handle_event(self.started.elapsed(), event);
     }
@@ -312,6 +317,7 @@ impl Keeper {
         let Order::Start { slot, .. } = order else {
             return parent.tell(order, None);
         };
+        self.outputs.forget(Source::Engine(slot));
         match self.outputs.pipe(Source::Engine(slot)) {
             Ok(output) => parent.tell(order, Some(output)),
             Err(e) => {

@@ -113,6 +113,7 @@ class Nanny:
     def __init__(self, channel):
         self.channel = channel
         self.context = zmq.Context()
+        self.context.set(zmq.MAX_SOCKETS, self.context.get(zmq.SOCKET_LIMIT))
         self.poller = zmq.Poller()
         self.engines = {}
         self.handlers = {}

@@ -1,4 +1,4 @@
-//! What engines print: each line in the log with the engine's slot, a flood of them cut short, the last one
+//! What engines print: each line in the log with the engine's number, a flood of them cut short, the last one
 //! remembered for the message about a failure.
 
 use std::cell::RefCell;
@@ -9,6 +9,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use piparallel_core::engines::message::Slot;
+use piparallel_core::ids::EngineId;
 use tokio::io::{AsyncBufReadExt as _, AsyncRead, AsyncReadExt as _, BufReader};
 use tokio::net::unix::pipe;
 use tokio::task::JoinSet;
@@ -25,7 +26,7 @@ impl fmt::Display for Source {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Parent => f.write_str("engines"),
-            Self::Engine(slot) => write!(f, "engine {slot}"),
+            Self::Engine(slot) => write!(f, "engine in slot {slot}"),
         }
     }
 }
@@ -34,10 +35,30 @@ impl fmt::Display for Source {
 #[derive(Default)]
 pub(super) struct Outputs {
     readers: JoinSet<()>,
-    last_words: LastWords,
+    known: Rc<RefCell<Known>>,
 }
 
-type LastWords = Rc<RefCell<BTreeMap<Source, String>>>;
+#[derive(Default)]
+struct Known {
+    last_words: BTreeMap<Source, String>,
+    /// The numbers of engines in the pool, once they have one.
+    ids: BTreeMap<Slot, EngineId>,
+}
+
+impl Known {
+    /// Remembers a line, and says whose it is.
+    fn note(&mut self, source: Source, line: &str) -> String {
+        self.last_words.insert(source, line.to_owned());
+        self.name(source)
+    }
+
+    fn name(&self, source: Source) -> String {
+        match source {
+            Source::Engine(slot) if let Some(id) = self.ids.get(&slot) => format!("engine {id}"),
+            Source::Engine(_) | Source::Parent => source.to_string(),
+        }
+    }
+}
 
 /// Bytes of one line; what is longer is cut in pieces.
 const LINE_MAX: u64 = 2048;
@@ -57,21 +78,31 @@ impl Outputs {
 
     pub(super) fn read(&mut self, source: Source, output: impl AsyncRead + Unpin + 'static) {
         while self.readers.try_join_next().is_some() {}
-        let last_words = self.last_words.clone();
-        self.readers.spawn_local(follow(source, output, last_words));
+        let known = self.known.clone();
+        self.readers.spawn_local(follow(source, output, known));
     }
 
+    /// Somebody else begins to print in its place.
     pub(super) fn forget(&mut self, source: Source) {
-        self.last_words.borrow_mut().remove(&source);
+        let mut known = self.known.borrow_mut();
+        known.last_words.remove(&source);
+        if let Source::Engine(slot) = source {
+            known.ids.remove(&slot);
+        }
+    }
+
+    /// An engine has a number in the pool.
+    pub(super) fn name(&mut self, slot: Slot, id: EngineId) {
+        self.known.borrow_mut().ids.insert(slot, id);
     }
 
     /// The last line that somebody has printed.
     pub(super) fn last_words(&self, source: Source) -> Option<String> {
-        self.last_words.borrow().get(&source).cloned()
+        self.known.borrow().last_words.get(&source).cloned()
     }
 }
 
-async fn follow(source: Source, output: impl AsyncRead + Unpin, last_words: LastWords) {
+async fn follow(source: Source, output: impl AsyncRead + Unpin, known: Rc<RefCell<Known>>) {
     let mut output = BufReader::new(output);
     let mut window = Instant::now();
     let (mut shown, mut left_out) = (0, 0);
@@ -91,25 +122,25 @@ async fn follow(source: Source, output: impl AsyncRead + Unpin, last_words: Last
         if text.is_empty() {
             continue;
         }
-        last_words.borrow_mut().insert(source, text.to_owned());
+        let name = known.borrow_mut().note(source, text);
         if window.elapsed() > Duration::from_secs(1) {
-            tell_left_out(source, left_out);
+            tell_left_out(&name, left_out);
             (window, shown, left_out) = (Instant::now(), 0, 0);
         }
         if shown < LINES_PER_SECOND {
             shown += 1;
-            log::info!("{source}: {text}");
+            log::info!("{name}: {text}");
         } else {
             left_out += 1;
             // Whoever prints without end waits for us, not we for it.
             tokio::task::yield_now().await;
         }
     }
-    tell_left_out(source, left_out);
+    tell_left_out(&known.borrow().name(source), left_out);
 }
 
-fn tell_left_out(source: Source, lines: u64) {
+fn tell_left_out(name: &str, lines: u64) {
     if lines > 0 {
-        log::info!("{source}: {lines} more lines within a second are left out");
+        log::info!("{name}: {lines} more lines within a second are left out");
     }
 }

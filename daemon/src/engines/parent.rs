@@ -111,11 +111,13 @@ impl Drop for Parent {
 }
 
 fn script() -> String {
-    // Lists of texts are written alike in JSON and in Python.
+    // Lists of texts are written alike in JSON and in Python. What user code has left in the working directory, such
+    // as a `random.py`, is not to be imported in place of what is meant.
     let modules = serde_json::json!(MODULES);
     format!(
-        "import sys, types\nfor name, text in {modules}:\n    module = sys.modules[name] = types.ModuleType(name)\n    \
-         exec(compile(text, name, \"exec\"), module.__dict__)\nsys.modules[\"piparallel_warm\"].main()\n"
+        "import sys\nsys.path[:] = filter(None, sys.path)\nfrom types import ModuleType\nfor name, text in {modules}:\n    \
+         module = sys.modules[name] = ModuleType(name)\n    exec(compile(text, name, \"exec\"), module.__dict__)\n\
+         sys.modules[\"piparallel_warm\"].main()\n"
     )
 }
 

@@ -138,16 +138,19 @@ class Parent:
         self.settings = settings
         os.makedirs(settings["profile"], exist_ok=True)
         failures = {}
-        for name in settings["imports"]:
-            try:
-                importlib.import_module(name)
-            except Exception as e:
-                failures[name] = f"{type(e).__name__}: {e}"
         for name in ALSO:
             try:
                 importlib.import_module(name)
             except ImportError:
                 pass
+        # Modules of the user's own may be in the working directory, as for an engine.
+        sys.path.insert(0, "")
+        for name in settings["imports"]:
+            try:
+                importlib.import_module(name)
+            except Exception as e:
+                failures[name] = f"{type(e).__name__}: {e}"
+        sys.path.remove("")
         gc.collect()
         gc.freeze()
         self.start_nanny()
