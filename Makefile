@@ -9,6 +9,8 @@ VERSIONS ?= 9.2.0
 CURVE    ?=
 # For `make compat`: files of a suite that run at a time. They wait more than they compute.
 JOBS ?= 3
+# Machines to build for, as Debian calls them: `make cross`, `make deb`.
+ARCH ?= arm64 armhf amd64
 # For `make install`.
 PREFIX  ?= /usr/local
 DESTDIR ?=
@@ -37,7 +39,8 @@ run: build ## start a pool on this machine and show what it can do (ENGINES=8)
 
 .PHONY: test
 test: ## run every test, with a summary at the end
-	@tests/tiers unit fuzz-replay blackbox "compat VERSIONS='8.8.0 9.2.0'" "compat VERSIONS=9.2.0 CURVE=1"
+	@tests/tiers unit fuzz-replay blackbox "compat VERSIONS='8.8.0 9.2.0'" "compat VERSIONS=9.2.0 CURVE=1" \
+	    systemd-test cross-test
 
 .PHONY: unit
 unit: ## run the tests of the Rust code, the simulation among them
@@ -77,6 +80,21 @@ bench: ## measure it beside the stock controller and a raw libzmq broker
 	@tests/setup venv $(VERSION)
 	@$(MAKE) --no-print-directory build PROFILE=release
 	tests/bench/run $(ARGS)
+
+.PHONY: cross
+cross: ## build static programs for the Pi and for servers (ARCH="arm64 armhf amd64")
+	@tests/setup cross
+	image/cross/build $(ARCH)
+
+.PHONY: cross-test
+cross-test: cross ## test these programs, under emulation
+	@tests/setup venv $(VERSION)
+	cd tests/cross && $(VENV)/bin/python -m pytest $(ARGS)
+
+.PHONY: systemd-test
+systemd-test: ## check the units with systemd's own tools
+	@tests/setup venv $(VERSION)
+	cd tests/systemd && $(VENV)/bin/python -m pytest $(ARGS)
 
 .PHONY: install
 install: ## install the program, its manual and shell completions (PREFIX=/usr/local, DESTDIR=)

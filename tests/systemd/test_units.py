@@ -51,7 +51,10 @@ def test_a_mistake_would_be_found(root):
     unit = root / "usr/lib/systemd/system/piparallel-wrong.service"
     unit.write_text("[Service]\nExecStart=/usr/bin/piparallel\nNoSuchOption=yes\n")
     ran = subprocess.run(
-        ["systemd-analyze", "verify", f"--root={root}", "--man=no", unit.name], capture_output=True, text=True, timeout=60
+        ["systemd-analyze", "verify", f"--root={root}", "--man=no", unit.name],
+        capture_output=True,
+        text=True,
+        timeout=60,
     )
     unit.unlink()
     assert complaints(ran.stderr)
