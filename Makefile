@@ -21,6 +21,9 @@ VERSION  = $(firstword $(VERSIONS))
 BINARY   = target/$(if $(filter dev,$(PROFILE)),debug,$(PROFILE))/piparallel
 VENV     = $(CURDIR)/.venv/ipp-$(VERSION)
 
+# Network namespaces, and engines that run as another user, need root.
+AS_ROOT  = $(if $(filter 0,$(shell id -u)),,sudo --preserve-env=PIPARALLEL_BIN)
+
 export PIPARALLEL_BIN ?= $(CURDIR)/$(BINARY)
 
 .PHONY: help
@@ -39,7 +42,7 @@ run: build ## start a pool on this machine and show what it can do (ENGINES=8)
 
 .PHONY: test
 test: ## run every test, with a summary at the end
-	@tests/tiers unit fuzz-replay blackbox "compat VERSIONS='8.8.0 9.2.0'" "compat VERSIONS=9.2.0 CURVE=1" \
+	@tests/tiers unit fuzz-replay blackbox netns "compat VERSIONS='8.8.0 9.2.0'" "compat VERSIONS=9.2.0 CURVE=1" \
 	    systemd-test cross-test
 
 .PHONY: unit
@@ -51,6 +54,12 @@ unit: ## run the tests of the Rust code, the simulation among them
 blackbox: build ## test the built program from outside, with real and with bad peers
 	@tests/setup venv $(VERSION)
 	cd tests/compat && $(VENV)/bin/python -m pytest $(ARGS)
+
+.PHONY: netns
+netns: build ## test nodes on a network of namespaces: discovery, joining, partitions (as root, or through sudo)
+	@tests/setup netns
+	@tests/setup venv $(VERSION)
+	cd tests/netns && $(AS_ROOT) $(VENV)/bin/python -m pytest $(ARGS)
 
 .PHONY: compat
 compat: build ## run ipyparallel's own test suite against it (VERSIONS="9.2.0 8.8.0", CURVE=1)

@@ -3,18 +3,28 @@
 
 /// The command line.
 pub mod cli;
+/// Questions to the service of this node.
+pub mod control;
 /// The controller role: sockets, files and loop around the machines of the core.
 pub mod controller;
+/// Other nodes on the network.
+pub mod discovery;
 /// Questions to a hub.
 pub mod hub_client;
 /// Entering the pool.
 pub mod join;
+/// The machine of a user.
+pub mod laptop;
 /// The log backend.
 pub mod logging;
 /// The allocator.
 pub mod memory;
+/// The service of a node.
+pub mod node;
 /// Engines on this machine.
 pub mod pool;
+/// Files that are for the user alone.
+pub mod private;
 /// Which Python runs engines and Dask.
 pub mod python;
 /// Options from files, environment and command line, merged and validated.

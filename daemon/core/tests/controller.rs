@@ -4,13 +4,25 @@ mod pool;
 
 use std::time::Duration;
 
-use piparallel_core::channel::Channel;
-use piparallel_core::controller::Event;
+use piparallel_core::channel::{Channel, Side};
+use piparallel_core::controller::{Config, Event};
 use piparallel_core::limits::ENGINE_QUEUE_MAX;
+use piparallel_core::wire::zmtp::{PublicKey, SecretKey};
 use pool::{Pool, config};
 use serde_json::json;
 
 const GRACE: Duration = Duration::from_millis(100);
+
+fn key(byte: u8) -> PublicKey {
+    SecretKey::new([byte; 32]).public()
+}
+
+fn drain(pool: &mut Pool, curve_key: PublicKey, is_drained: bool) {
+    pool.event(Event::Drain {
+        curve_key,
+        is_drained,
+    });
+}
 
 #[test]
 fn an_engine_is_announced_after_its_first_heartbeat() {
@@ -48,6 +60,60 @@ fn an_engine_registers_only_itself() {
     let reply = pool.receive(stranger);
     assert_eq!(reply.content["status"], "error");
     assert_eq!(reply.ename(), "RuntimeError");
+}
+
+#[test]
+fn on_the_shared_socket_each_side_says_only_what_is_its_own() {
+    let mut pool = Pool::new();
+    let engine = pool.connect_with(Channel::Registration, "uuid-0", None, Side::Engine);
+    for question in ["connection_request", "db_request", "shutdown_request"] {
+        let reply = pool.ask(engine, question, json!({}));
+        assert_eq!(reply.msg_type(), "hub_error");
+        assert_eq!(reply.ename(), "PermissionError", "{question}");
+    }
+    assert!(!pool.shut_down);
+    let client = pool.connect_with(Channel::Registration, "", None, Side::Client);
+    let reply = pool.ask(client, "registration_request", json!({"uuid": "uuid-1"}));
+    assert_eq!(reply.ename(), "PermissionError");
+    let reply = pool.ask(client, "connection_request", json!({}));
+    assert_eq!(reply.content["status"], "ok");
+    let reply = pool.ask_to_register(engine, "uuid-0");
+    assert_eq!(reply.content["status"], "ok");
+}
+
+#[test]
+fn where_keys_are_known_an_engine_is_touched_only_with_its_own() {
+    let mut pool = Pool::with(Config {
+        engine_keys_are_known: true,
+        ..config()
+    });
+    let (own, other) = (Some(key(1)), Some(key(2)));
+    let registration = pool.connect_with(Channel::Registration, "uuid-0", own, Side::Engine);
+    pool.ask_to_register(registration, "uuid-0");
+    let stranger = pool.connect_with(Channel::ControlEngine, "uuid-0", other, Side::Engine);
+    assert!(pool.closed.contains(&stranger));
+    let control = pool.connect_with(Channel::ControlEngine, "uuid-0", own, Side::Engine);
+    assert!(!pool.closed.contains(&control));
+    let nanny = pool.connect_with(Channel::Registration, "", other, Side::Engine);
+    pool.request(
+        nanny,
+        &[],
+        "unregistration_request",
+        json!({}),
+        json!({"id": 0}),
+    );
+    let again = pool.ask_to_register(registration, "uuid-0");
+    assert_eq!(again.content["status"], "error", "it is still registered");
+    let nanny = pool.connect_with(Channel::Registration, "", own, Side::Engine);
+    pool.request(
+        nanny,
+        &[],
+        "unregistration_request",
+        json!({}),
+        json!({"id": 0}),
+    );
+    let again = pool.ask_to_register(registration, "uuid-0");
+    assert_eq!(again.content["status"], "ok");
 }
 
 #[test]
@@ -191,6 +257,85 @@ fn a_task_goes_to_an_engine_and_its_reply_back() {
 }
 
 #[test]
+fn engines_of_a_drained_node_finish_what_they_have_and_leave() {
+    let mut pool = Pool::new();
+    let client = pool.client();
+    pool.curve_key = Some(key(1));
+    let busy = pool.engine("uuid-0");
+    let idle = pool.engine("uuid-1");
+    pool.curve_key = Some(key(2));
+    let other = pool.engine("uuid-2");
+    for _ in 0..3 {
+        pool.request(client.task, &[], "apply_request", json!({}), json!({}));
+    }
+    let on_busy = pool.receive(busy.task);
+    let on_idle = pool.receive(idle.task);
+    let on_other = pool.receive(other.task);
+    pool.reply_ok(idle.task, &on_idle, "uuid-1");
+    drain(&mut pool, key(1), true);
+    let waiting = pool.request(client.task, &[], "apply_request", json!({}), json!({}));
+    pool.live(GRACE, &[&busy, &idle, &other]);
+    assert!(pool.drained.is_empty(), "one task still runs");
+    let ids = pool.ask(client.hub, "connection_request", json!({}));
+    assert_eq!(
+        ids.content["engines"],
+        json!({"0": "uuid-0", "2": "uuid-2"})
+    );
+    pool.request(
+        client.mux,
+        &["uuid-0"],
+        "apply_request",
+        json!({}),
+        json!({}),
+    );
+    assert_eq!(pool.receive(client.mux).ename(), "EngineError");
+    pool.reply_ok(busy.task, &on_busy, "uuid-0");
+    pool.live(GRACE, &[&busy, &idle, &other]);
+    assert_eq!(pool.drained, [key(1)]);
+    pool.reply_ok(other.task, &on_other, "uuid-2");
+    assert_eq!(pool.receive(other.task).msg_id(), waiting);
+    let replies: Vec<_> = (0..3).map(|_| pool.receive(client.task)).collect();
+    assert!(replies.iter().all(|reply| reply.content["status"] == "ok"));
+}
+
+#[test]
+fn a_resumed_nodes_engines_come_back_under_their_numbers() {
+    let mut pool = Pool::new();
+    let client = pool.client();
+    pool.curve_key = Some(key(1));
+    let engine = pool.engine("uuid-0");
+    drain(&mut pool, key(1), true);
+    pool.live(Duration::from_secs(5), &[&engine]);
+    let late = pool.pending_engine("uuid-1");
+    pool.live(Duration::from_secs(5), &[&engine, &late]);
+    let ids = |pool: &mut Pool| {
+        let reply = pool.ask(client.hub, "connection_request", json!({}));
+        reply.content["engines"].clone()
+    };
+    assert_eq!(ids(&mut pool), json!({}));
+    drain(&mut pool, key(1), false);
+    pool.live(Duration::from_secs(1), &[&engine, &late]);
+    assert_eq!(ids(&mut pool), json!({"0": "uuid-0", "1": "uuid-1"}));
+    assert_eq!(pool.drained, [key(1)], "told once");
+    let task = pool.request(client.task, &[], "apply_request", json!({}), json!({}));
+    let got = [engine.task, late.task].map(|peer| pool.poll_frames(peer).is_some());
+    assert!(got[0] != got[1], "{task} is on one of them");
+}
+
+#[test]
+fn a_drained_node_whose_engines_die_is_drained_too() {
+    let mut pool = Pool::new();
+    let client = pool.client();
+    pool.curve_key = Some(key(1));
+    let engine = pool.engine("uuid-0");
+    pool.request(client.task, &[], "apply_request", json!({}), json!({}));
+    drain(&mut pool, key(1), true);
+    pool.kill(&engine);
+    pool.pass(GRACE);
+    assert_eq!(pool.drained, [key(1)]);
+}
+
+#[test]
 fn a_killed_engines_task_fails_or_is_retried_at_once() {
     let mut pool = Pool::new();
     let client = pool.client();
@@ -304,7 +449,7 @@ fn an_engine_that_unregistered_does_not_come_back() {
 #[test]
 fn engines_of_an_earlier_controller_are_taken_up_when_they_answer() {
     let restored = r#"{"engines": {"3": "uuid-3", "4": "dead"}, "next_id": 7}"#;
-    let mut pool = Pool::with(piparallel_core::controller::Config {
+    let mut pool = Pool::with(Config {
         restored_engines: Some(restored.into()),
         ..config()
     });
@@ -693,7 +838,7 @@ fn engines_out_of_reach_are_saved_too() {
     );
     // Two controllers later it is still known.
     for _ in 0..2 {
-        pool = Pool::with(piparallel_core::controller::Config {
+        pool = Pool::with(Config {
             restored_engines: pool.saved_engines.clone().or(saved.clone()),
             ..config()
         });

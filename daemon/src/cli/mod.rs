@@ -11,12 +11,24 @@ use tokio::runtime::{LocalOptions, LocalRuntime};
 
 use exit::Exit;
 
+/// `piparallel approve`, `pair`, `revoke`, `rotate-key`, `client-key`.
+pub mod admission;
+/// `piparallel config`.
+pub mod config;
+/// `piparallel connect` and `disconnect`.
+pub mod connect;
 /// `piparallel controller`.
 pub mod controller;
+/// `piparallel discover`.
+pub mod discover;
 /// Exit codes and error lines.
 pub mod exit;
 /// `piparallel ipcontroller`.
 pub mod ipcontroller;
+/// `piparallel node`.
+pub mod node;
+/// `piparallel nodes` and `pending`.
+pub mod nodes;
 /// Options that subcommands share.
 pub mod options;
 /// A block of text kept up to date.
@@ -25,6 +37,8 @@ pub mod screen;
 pub mod snapshot;
 /// `piparallel status`.
 pub mod status;
+/// `piparallel identify`, `drain`, `resume`, `restart-engines`.
+pub mod tending;
 /// `piparallel up`.
 pub mod up;
 
@@ -69,6 +83,42 @@ enum Command {
     ///
     /// Exit code 3 means that there is no controller.
     Status(status::StatusOptions),
+    /// Run the service of a node: find its pool, join it, run engines, or be the controller
+    Node(node::NodeCommand),
+    /// Let this machine work with a pool: a plain ipp.Client() finds it then
+    Connect(connect::ConnectOptions),
+    /// End that
+    Disconnect(connect::DisconnectOptions),
+    /// Show every node of the pool: state, engines, load, temperature, power, versions
+    Nodes(options::ServiceOptions),
+    /// Show what this node is, and which controller it belongs to
+    State(options::ServiceOptions),
+    /// Accept the next controller that knows the join key, if the former was set up anew
+    ForgetController(options::ServiceOptions),
+    /// Show the nodes and laptops that wait to be let in
+    Pending(options::ServiceOptions),
+    /// Let a pending node in, by its fingerprint
+    Approve(options::OneNode),
+    /// Let in whoever comes, for some minutes
+    Pair(admission::PairOptions),
+    /// Cut a node off at once and for good, with its engines
+    Revoke(options::OneNode),
+    /// Make a new join key and hand it to all joined nodes; the old one lets nobody in any more
+    RotateKey(options::ServiceOptions),
+    /// Show the key with which laptops connect without being approved
+    ClientKey(admission::ClientKeyOptions),
+    /// Blink a node's light
+    Identify(options::OneNode),
+    /// Give a node no more work; what runs there is finished
+    Drain(options::OneNode),
+    /// Give a drained node work again
+    Resume(options::OneNode),
+    /// End a node's engines and start them anew
+    RestartEngines(options::OneNode),
+    /// Show the pools and nodes that announce themselves on this network
+    Discover(discover::DiscoverOptions),
+    /// Show the options of this node, and where each is from
+    Config(config::ConfigOptions),
     /// Print completions for a shell
     Completions { shell: Shell },
     /// Write the man pages to a directory, or the first one to standard output
@@ -111,6 +161,24 @@ fn run(command: Command) -> anyhow::Result<Exit> {
         Command::Controller(options) => controller::run(&options),
         Command::Ipcontroller { args } => ipcontroller::run(&args),
         Command::Status(options) => status::run(&options),
+        Command::Node(options) => node::run(&options),
+        Command::Connect(options) => connect::run(&options),
+        Command::Disconnect(options) => connect::run_disconnect(&options),
+        Command::Nodes(options) => nodes::run(&options),
+        Command::State(options) => tending::state(&options),
+        Command::ForgetController(options) => tending::forget_controller(&options),
+        Command::Pending(options) => nodes::run_pending(&options),
+        Command::Approve(options) => admission::approve(&options),
+        Command::Pair(options) => admission::pair(&options),
+        Command::Revoke(options) => admission::revoke(&options),
+        Command::RotateKey(options) => admission::rotate_key(&options),
+        Command::ClientKey(options) => admission::client_key(&options),
+        Command::Identify(options) => tending::identify(&options),
+        Command::Drain(options) => tending::drain(&options),
+        Command::Resume(options) => tending::resume(&options),
+        Command::RestartEngines(options) => tending::restart_engines(&options),
+        Command::Discover(options) => discover::run(&options),
+        Command::Config(options) => config::run(&options),
         Command::Completions { shell } => {
             let mut text = Vec::new();
             clap_complete::generate(shell, &mut Cli::command(), "piparallel", &mut text);
@@ -145,6 +213,32 @@ fn runtime() -> anyhow::Result<LocalRuntime> {
         .enable_all()
         .build_local(LocalOptions::default())
         .context("cannot start the event loop")
+}
+
+/// What came from a service or the network must not move the cursor.
+fn printable(text: &str) -> String {
+    text.chars()
+        .map(|c| if c.is_control() { '?' } else { c })
+        .collect()
+}
+
+/// Lines with columns as wide as their longest cell.
+fn columns<const N: usize>(lines: &[[String; N]]) -> String {
+    let width = |column: usize| {
+        let cells = lines.iter().map(|line| line[column].chars().count());
+        cells.max().unwrap_or(0)
+    };
+    let widths: [usize; N] = std::array::from_fn(width);
+    let mut text = String::new();
+    for line in lines {
+        let cells = line.iter().zip(widths);
+        let cells: Vec<_> = cells
+            .map(|(cell, width)| format!("{cell:width$}"))
+            .collect();
+        text.push_str(cells.join("  ").trim_end());
+        text.push('\n');
+    }
+    text
 }
 
 /// Writes to standard output; a reader that has gone away (`| head`) is no failure.

@@ -6,7 +6,9 @@ use std::path::PathBuf;
 use anyhow::Context as _;
 use clap::{Args, ValueEnum};
 
+use crate::control;
 use crate::settings::config::{Config, Rank};
+use crate::settings::node::{Sources, load};
 use crate::settings::value::Value;
 
 /// Which controller is meant.
@@ -22,6 +24,64 @@ pub struct PlaceOptions {
     /// Name of one of several controllers in a profile
     #[arg(long, value_name = "ID")]
     pub cluster_id: Option<String>,
+}
+
+/// Where the options of a node are.
+#[derive(Args, Clone, Debug, Default)]
+#[command(next_help_heading = "Options of the node")]
+pub struct NodeOptions {
+    /// Read piparallel.toml from here, and FILE.d/*.toml, instead of from the system's directories
+    #[arg(long, value_name = "FILE", env = "PIPARALLEL_CONFIG")]
+    pub config: Option<PathBuf>,
+    /// Set an option, such as engines.count=2; `piparallel config --reference` lists them
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    pub assignments: Vec<String>,
+}
+
+impl NodeOptions {
+    #[must_use]
+    pub fn sources(&self) -> Sources {
+        Sources {
+            file: self.config.clone(),
+            assignments: self.assignments.clone(),
+        }
+    }
+}
+
+/// How the service of this node is asked.
+#[derive(Args, Clone, Debug, Default)]
+pub struct ServiceOptions {
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+    /// Directory of the service's control socket, in place of that in piparallel.toml
+    #[arg(long, value_name = "DIR", env = "PIPARALLEL_RUN_DIR")]
+    pub run_dir: Option<PathBuf>,
+    #[command(flatten)]
+    pub node: NodeOptions,
+}
+
+/// A node of the pool, and how the service is asked.
+#[derive(Args, Clone, Debug)]
+pub struct OneNode {
+    /// Name or fingerprint of the node, or its beginning
+    pub node: String,
+    #[command(flatten)]
+    pub service: ServiceOptions,
+}
+
+impl ServiceOptions {
+    /// Asks the service of this node.
+    ///
+    /// # Errors
+    /// There is none, or it cannot do that.
+    pub fn ask(&self, command: control::Command) -> anyhow::Result<serde_json::Value> {
+        let run_dir = match &self.run_dir {
+            Some(dir) => dir.clone(),
+            None => load(&self.node.sources())?.settings.run_dir,
+        };
+        control::client::ask(&run_dir, command)
+    }
 }
 
 /// Where task records are kept.

@@ -119,6 +119,7 @@ impl Pool {
             connection_file: settings.engine.file.clone(),
             profile: settings.profile.path.clone(),
             log_dir: settings.profile.log(),
+            env: Vec::new(),
         };
         let pool = Self {
             settings,

@@ -3,9 +3,8 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::io::Write as _;
 use std::net::Ipv4Addr;
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _};
+use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, bail};
@@ -15,6 +14,7 @@ use serde_json::{Map, Value, json};
 
 use super::address;
 use super::bind::Bound;
+use crate::private::write_private;
 use crate::settings::{ControllerSettings, Interface, Secret};
 
 /// What a pair of existing files says, for a controller that continues with them.
@@ -122,6 +122,16 @@ impl ConnectionFiles {
         }
     }
 
+    #[must_use]
+    pub fn engine(&self) -> &Map<String, Value> {
+        &self.contents[0].1
+    }
+
+    #[must_use]
+    pub fn client(&self) -> &Map<String, Value> {
+        &self.contents[1].1
+    }
+
     /// Writes both, the engines' first: a client that finds its file finds the other too.
     ///
     /// # Errors
@@ -165,39 +175,6 @@ fn common(
 fn write(path: &Path, content: &Map<String, Value>) -> anyhow::Result<()> {
     let text = serde_json::to_string_pretty(content).context("a connection file is no JSON")?;
     write_private(path, text.as_bytes())
-}
-
-/// Puts `content` at `path` so that a reader sees all of it or the file before; readable for the user
-/// alone. The data is on disk before the name is: a Pi that loses power keeps one of the two.
-///
-/// # Errors
-/// The directory is missing or full, or not writable.
-pub fn write_private(path: &Path, content: &[u8]) -> anyhow::Result<()> {
-    let failed = || {
-        format!(
-            "cannot write {} (is the disk full or read-only?)",
-            path.display()
-        )
-    };
-    let name = path.file_name().with_context(failed)?.to_string_lossy();
-    let temporary = path.with_file_name(format!(".{name}.{}", std::process::id()));
-    let result = (|| {
-        let mut file = fs::OpenOptions::new()
-            .write(true)
-            .create(true)
-            .truncate(true)
-            .mode(0o600)
-            .open(&temporary)?;
-        // A file left by a dead process keeps its mode.
-        file.set_permissions(fs::Permissions::from_mode(0o600))?;
-        file.write_all(content)?;
-        file.sync_all()?;
-        fs::rename(&temporary, path)
-    })();
-    if result.is_err() {
-        let _ = fs::remove_file(&temporary);
-    }
-    result.with_context(failed)
 }
 
 /// Makes the profile's directories, private where keys and process ids are.

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
 
-use super::connection_file::write_private;
+use crate::private::write_private;
 use crate::settings::ControllerSettings;
 
 /// More than a pool of any size needs; a file beyond it is not what it should be.

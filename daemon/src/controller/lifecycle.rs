@@ -2,11 +2,13 @@
 
 use std::future::Future;
 
+use serde_json::{Map, Value};
 use tokio::sync::Notify;
 
 use super::bind::{Bound, bind, bind_again};
 use super::claim::Claim;
 use super::connection_file::{self, ConnectionFiles};
+use super::run::Admissions;
 use crate::settings::ControllerSettings;
 
 /// A controller whose sockets are bound and that nobody knows of yet.
@@ -16,6 +18,7 @@ pub struct Prepared {
     files: ConnectionFiles,
     /// The files of an earlier controller are there and stay as they are.
     is_continued: bool,
+    admissions: Option<Admissions>,
     _claim: Claim,
 }
 
@@ -42,6 +45,7 @@ pub fn prepare(mut settings: ControllerSettings) -> anyhow::Result<Prepared> {
         settings,
         bound,
         is_continued: existing.is_some(),
+        admissions: None,
         _claim: claim,
     })
 }
@@ -50,6 +54,23 @@ impl Prepared {
     #[must_use]
     pub fn settings(&self) -> &ControllerSettings {
         &self.settings
+    }
+
+    /// The content of the engines' connection file.
+    #[must_use]
+    pub fn engine_file(&self) -> &Map<String, Value> {
+        self.files.engine()
+    }
+
+    /// The content of the clients' connection file.
+    #[must_use]
+    pub fn client_file(&self) -> &Map<String, Value> {
+        self.files.client()
+    }
+
+    /// Lets in only engines of admitted nodes, whatever the settings say.
+    pub fn limit_engines(&mut self, admissions: Admissions) {
+        self.admissions = Some(admissions);
     }
 
     /// Runs until `shutdown`, or until a client asks for the end. The connection files exist as long as
@@ -80,7 +101,14 @@ impl Prepared {
             }
         };
         let keep = self.settings.reuse;
-        let result = super::run(self.settings, self.bound, on_ready, shutdown).await;
+        let result = super::run(
+            self.settings,
+            self.bound,
+            self.admissions,
+            on_ready,
+            shutdown,
+        )
+        .await;
         if !keep {
             self.files.remove();
         }

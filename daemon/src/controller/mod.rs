@@ -17,4 +17,4 @@ pub mod lifecycle;
 /// The loop around the machine.
 mod run;
 
-pub use run::run;
+pub use run::{Admissions, Admitted, run};

@@ -4,6 +4,7 @@
 //! One task owns the machine. Each turn takes all events that are there, lets the machine decide,
 //! carries out its commands and writes to each peer once.
 
+use std::collections::BTreeSet;
 use std::future::Future;
 use std::path::PathBuf;
 use std::pin::pin;
@@ -19,7 +20,8 @@ use piparallel_core::controller::{
 use piparallel_core::scheduler;
 use piparallel_core::task_db::{DbError, DbReply, Ticket};
 use piparallel_core::wire::sign::Signer;
-use tokio::sync::mpsc;
+use piparallel_core::wire::zmtp::{PublicKey, SecretKey};
+use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant as TokioInstant, sleep, sleep_until};
 
 use super::bind::Bound;
@@ -28,7 +30,7 @@ use super::{connection_file, engines_file};
 use crate::memory::Tide;
 use crate::python;
 use crate::settings::sources::Environment;
-use crate::settings::{ControllerSettings, DatabaseSettings};
+use crate::settings::{ControllerSettings, CurveSettings, DatabaseSettings};
 use crate::store::{Store, StoreConfig};
 use crate::transport::{self, Security, Transport, TransportLimits};
 
@@ -56,14 +58,38 @@ enum Input {
     Batch,
     Store(Ticket, DbReply),
     Dask(Ticket, Result<DaskScheduler, String>),
+    Admissions,
     Timeout,
     Stop,
+}
+
+/// The nodes whose engines are let in, each known by the key that all of its engines use.
+#[derive(Clone, Default, PartialEq, Eq)]
+pub struct Admitted {
+    /// Whoever is not in it any more is cut off.
+    pub keys: BTreeSet<PublicKey>,
+    /// Engines with these keys get no more work.
+    pub drained: BTreeSet<PublicKey>,
+    /// Ours, one for each client that has a connection file of its own. Who has one that is not here any more
+    /// is cut off.
+    pub client_keys: Vec<SecretKey>,
+}
+
+/// How a controller learns which nodes are admitted, and tells that the engines of a drained one are gone.
+pub struct Admissions {
+    pub admitted: watch::Receiver<Admitted>,
+    pub drained: mpsc::UnboundedSender<PublicKey>,
 }
 
 struct Loop {
     machine: Controller,
     outside: Outside,
     started: Instant,
+    /// Our key for engines, if that for clients is another.
+    engine_key: Option<PublicKey>,
+    admissions: Option<Admissions>,
+    /// What was carried out of them.
+    drained: BTreeSet<PublicKey>,
     tide: Tide,
     dask: Option<DaskScheduler>,
     dask_results: mpsc::UnboundedSender<(Ticket, Result<DaskScheduler, String>)>,
@@ -71,13 +97,15 @@ struct Loop {
 }
 
 /// Runs a controller on bound sockets until `shutdown`, or until a client asks for the end. `ready` is
-/// called when peers are served. Must run on a `LocalRuntime`.
+/// called when peers are served. With `admissions`, only engines of admitted nodes are let in. Must run
+/// on a `LocalRuntime`.
 ///
 /// # Errors
 /// The database cannot be opened, the saved engines cannot be read, or a socket cannot be served.
 pub async fn run(
     settings: ControllerSettings,
     bound: Bound,
+    admissions: Option<Admissions>,
     ready: impl FnOnce(),
     shutdown: impl Future<Output = ()>,
 ) -> anyhow::Result<()> {
@@ -85,7 +113,10 @@ pub async fn run(
     let (dask_results, mut dask_inputs) = mpsc::unbounded_channel();
     let (store_replies, mut store_inputs) = mpsc::unbounded_channel();
     let mut this = Loop {
-        machine: Controller::new(machine_config(&settings, &bound)?)?,
+        machine: Controller::new(Config {
+            engine_keys_are_known: admissions.is_some(),
+            ..machine_config(&settings, &bound)?
+        })?,
         outside: Outside {
             store: start_store(&settings, store_replies)?,
             engines_file: engines_file::path(&settings),
@@ -93,12 +124,16 @@ pub async fn run(
             transport: start_transport(&settings, bound)?,
         },
         started: Instant::now(),
+        engine_key: settings.curve.as_ref().and_then(engines_own_key),
+        admissions,
+        drained: BTreeSet::new(),
         tide: Tide::default(),
         dask: None,
         dask_results,
         ended: false,
     };
     this.machine.set_shell_status(this.outside.status());
+    this.take_admissions(this.now());
     ready();
     let mut shutdown = pin!(shutdown);
     let mut batch = Vec::new();
@@ -112,6 +147,7 @@ pub async fn run(
             biased;
             () = &mut shutdown => Input::Stop,
             () = &mut timer => Input::Timeout,
+            () = changed(&mut this.admissions) => Input::Admissions,
             Some((ticket, reply)) = store_inputs.recv() => Input::Store(ticket, reply),
             Some((ticket, result)) = dask_inputs.recv() => Input::Dask(ticket, result),
             () = this.outside.transport.next_batch(&mut batch) => Input::Batch,
@@ -172,6 +208,7 @@ impl Loop {
         let now = self.now();
         match input {
             Input::Stop => self.ended = true,
+            Input::Admissions => self.take_admissions(now),
             Input::Timeout => {
                 let totals = self.outside.transport.totals();
                 let waiting = totals.queued_bytes + totals.partial_bytes;
@@ -185,13 +222,40 @@ impl Loop {
             Input::Dask(ticket, result) => self.dask_started(now, ticket, result),
             Input::Batch => {
                 for event in batch.drain(..) {
-                    self.machine.handle_event(now, core_event(event));
+                    let event = self.core_event(event);
+                    self.machine.handle_event(now, event);
                     self.execute_all();
                 }
             }
         }
         self.execute_all();
         self.outside.transport.flush();
+    }
+
+    fn take_admissions(&mut self, now: Now) {
+        let (Some(admissions), Some(server)) = (&mut self.admissions, self.engine_key) else {
+            return;
+        };
+        let Admitted {
+            keys,
+            drained,
+            client_keys,
+        } = admissions.admitted.borrow_and_update().clone();
+        self.outside.transport.set_allowed_keys(server, Some(keys));
+        self.outside.transport.set_client_keys(client_keys);
+        let changed: Vec<_> = drained
+            .symmetric_difference(&self.drained)
+            .copied()
+            .collect();
+        for curve_key in changed {
+            let is_drained = drained.contains(&curve_key);
+            let event = Event::Drain {
+                curve_key,
+                is_drained,
+            };
+            self.machine.handle_event(now, event);
+        }
+        self.drained = drained;
     }
 
     fn execute_all(&mut self) {
@@ -233,6 +297,12 @@ impl Loop {
                 self.start_dask(ticket, arguments.get().to_owned())
             }
             Command::StopDask => self.dask = None,
+            Command::Drained { curve_key } => {
+                if let Some(admissions) = &self.admissions {
+                    // The node's own loop has ended: nobody waits for it any more.
+                    let _ = admissions.drained.send(curve_key);
+                }
+            }
             Command::Shutdown => self.ended = true,
         }
     }
@@ -329,6 +399,7 @@ fn machine_config(settings: &ControllerSettings, bound: &Bound) -> anyhow::Resul
             DatabaseSettings::None => DatabaseKind::None,
         },
         engine_connection_info: connection_file::engine_info(settings, bound).into(),
+        engine_keys_are_known: false,
         restored_engines,
     })
 }
@@ -386,26 +457,50 @@ async fn pool_python(known: Option<PathBuf>) -> anyhow::Result<PathBuf> {
     }
 }
 
-fn core_event(event: transport::Event) -> Event {
-    match event {
-        transport::Event::Message { peer, frames, .. } => Event::Message { peer, frames },
-        transport::Event::Connected {
-            peer,
-            channel,
-            identity,
-            curve_key,
-            address,
-        } => Event::Connected {
-            peer,
-            channel,
-            identity,
-            curve_key,
-            address: address.to_string(),
-        },
-        transport::Event::Disconnected { peer, .. } => Event::Disconnected { peer },
-        transport::Event::Subscribed { peer, .. } => Event::Subscribed { peer },
-        transport::Event::Congested { peer } => Event::Congested { peer },
-        transport::Event::Drained { peer } => Event::Drained { peer },
-        transport::Event::Alive { peer } => Event::Alive { peer },
+/// Our key for engines, unless it does for clients too.
+fn engines_own_key(curve: &CurveSettings) -> Option<PublicKey> {
+    let engine = curve.engine.public;
+    (curve.client.public != engine).then_some(engine)
+}
+
+async fn changed(admissions: &mut Option<Admissions>) {
+    if let Some(watched) = admissions
+        && watched.admitted.changed().await.is_ok()
+    {
+        return;
+    }
+    // Nobody is left to change them: what was admitted last holds.
+    std::future::pending().await
+}
+
+impl Loop {
+    fn core_event(&self, event: transport::Event) -> Event {
+        match event {
+            transport::Event::Message { peer, frames, .. } => Event::Message { peer, frames },
+            transport::Event::Connected {
+                peer,
+                channel,
+                identity,
+                curve_key,
+                server_key,
+                address,
+            } => Event::Connected {
+                peer,
+                channel,
+                identity,
+                curve_key,
+                side: match (self.engine_key, server_key) {
+                    (Some(engine), Some(key)) if key == engine => Side::Engine,
+                    (Some(_), Some(_)) => Side::Client,
+                    _ => Side::Both,
+                },
+                address: address.to_string(),
+            },
+            transport::Event::Disconnected { peer, .. } => Event::Disconnected { peer },
+            transport::Event::Subscribed { peer, .. } => Event::Subscribed { peer },
+            transport::Event::Congested { peer } => Event::Congested { peer },
+            transport::Event::Drained { peer } => Event::Drained { peer },
+            transport::Event::Alive { peer } => Event::Alive { peer },
+        }
     }
 }

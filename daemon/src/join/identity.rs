@@ -9,7 +9,7 @@ use anyhow::{Context as _, bail};
 use piparallel_core::join::keys::{NodeKey, NodeSecret};
 
 use super::entropy;
-use crate::controller::connection_file::write_private;
+use crate::private::write_private;
 
 const KEY_FILE: &str = "node.key";
 const PINS_FILE: &str = "controllers";

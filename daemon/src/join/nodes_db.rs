@@ -16,7 +16,7 @@ use piparallel_core::wire::zmtp::SecretKey;
 use rusqlite::{Connection, Row, params};
 use tokio::sync::oneshot;
 
-use crate::controller::connection_file::write_private;
+use crate::private::write_private;
 
 /// Ordered; never edited, only appended to. The version is in `user_version`.
 const MIGRATIONS: &[&str] = &["

@@ -37,6 +37,8 @@ pub enum DoorEvent {
     EngineKeys(BTreeSet<PublicKey>),
     /// A node said that it stops, or was revoked.
     Left { node: NodeId },
+    /// A node will stop: its engines are to get no more work.
+    Stopping { node: NodeId },
 }
 
 /// The door. Ends when it is dropped.
@@ -320,6 +322,7 @@ impl Shared {
                 },
                 Some(Command::EngineKeys(keys)) => DoorEvent::EngineKeys(keys),
                 Some(Command::Left { node }) => DoorEvent::Left { node },
+                Some(Command::Stopping { node }) => DoorEvent::Stopping { node },
             };
             // Nobody listens any more when the controller ends.
             let _ = self.events.send(event);

@@ -29,6 +29,8 @@ pub struct EngineCommand {
     pub connection_file: PathBuf,
     pub profile: PathBuf,
     pub log_dir: PathBuf,
+    /// Beyond what this process has.
+    pub env: Vec<(String, String)>,
 }
 
 /// How urgently everything has to end.
@@ -220,6 +222,7 @@ fn spawn(command: &EngineCommand, number: u32) -> anyhow::Result<Child> {
         // These would send the engine elsewhere than its arguments do.
         .env_remove("IPP_CONNECTION_INFO")
         .env_remove("IPP_CLUSTER_ID")
+        .envs(command.env.iter().map(|(k, v)| (k, v)))
         .stdin(Stdio::null())
         .stdout(log.try_clone().context("cannot share the log file")?)
         .stderr(log)
@@ -283,6 +286,7 @@ mod tests {
             connection_file: dir.join("engine.json"),
             profile: dir.to_owned(),
             log_dir: dir.to_owned(),
+            env: Vec::new(),
         }
     }
 

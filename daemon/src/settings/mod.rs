@@ -22,6 +22,8 @@ pub mod curve;
 pub mod interface;
 /// All sources together.
 pub mod load;
+/// The options of a node.
+pub mod node;
 /// Python files, as far as they are plain assignments.
 pub mod py_file;
 /// Settings from assignments.

@@ -176,6 +176,7 @@ impl Connection {
                     channel,
                     identity,
                     curve_key,
+                    server_key: self.peer.server_key(),
                     address,
                 });
             }

@@ -12,7 +12,7 @@ use nix::sys::socket::{
     AddressFamily, Backlog, SockFlag, SockType, SockaddrStorage, bind as bind_socket, listen,
     setsockopt, socket, sockopt,
 };
-use piparallel_core::channel::{Channel, SocketType};
+use piparallel_core::channel::{Channel, Side, SocketType};
 use piparallel_core::wire::zmtp::{Config, Link, Mechanism, Outbox};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::spawn_local;
@@ -104,9 +104,11 @@ fn admit(
         Security::Null => Mechanism::Null,
         Security::Curve { secrets } => {
             getrandom::fill(&mut entropy).map_err(|error| io::Error::other(error.to_string()))?;
-            Mechanism::CurveServer {
-                secrets: secrets.clone(),
+            let mut secrets = secrets.clone();
+            if channel.side() != Side::Engine {
+                secrets.extend(shared.client_keys());
             }
+            Mechanism::CurveServer { secrets }
         }
     };
     let config = Config {

@@ -78,6 +78,8 @@ pub enum Event {
         identity: Bytes,
         /// The key it proved to have, on a CURVE listener.
         curve_key: Option<PublicKey>,
+        /// The key of ours that it knew.
+        server_key: Option<PublicKey>,
         address: SocketAddr,
     },
     /// At least one frame.
@@ -156,6 +158,12 @@ impl Transport {
     /// Connections with other keys are closed.
     pub fn set_allowed_keys(&self, server: PublicKey, keys: Option<BTreeSet<PublicKey>>) {
         self.shared.set_allowed_keys(server, keys);
+    }
+
+    /// Replaces our further keys for the channels of clients: one for each client, so that one can be cut off
+    /// without the others. Who knows a key that is not in the list any more is.
+    pub fn set_client_keys(&self, secrets: Vec<SecretKey>) {
+        self.shared.set_client_keys(secrets);
     }
 
     /// Waits until something happened, and appends all that did. Nothing is lost if the future is

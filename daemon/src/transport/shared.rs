@@ -13,7 +13,7 @@ use bytes::Bytes;
 use piparallel_core::channel::Channel;
 use piparallel_core::ids::PeerId;
 use piparallel_core::limits::LARGE_FRAME;
-use piparallel_core::wire::zmtp::{PublicKey, ReadPool};
+use piparallel_core::wire::zmtp::{PublicKey, ReadPool, SecretKey};
 use tokio::task::AbortHandle;
 
 use super::limits::{EVENT_BYTES_MAX, EVENTS_MAX, TransportLimits};
@@ -36,6 +36,8 @@ pub(super) struct Shared {
     places: RefCell<BTreeMap<Channel, usize>>,
     /// By the server key that these clients know.
     allowed: RefCell<BTreeMap<PublicKey, BTreeSet<PublicKey>>>,
+    /// Ours, for one client each, on the channels of clients.
+    client_keys: RefCell<BTreeMap<PublicKey, SecretKey>>,
     refusals: RefCell<RefusalLog>,
     listeners: RefCell<Vec<AbortHandle>>,
     last_id: Cell<u64>,
@@ -96,6 +98,7 @@ impl Shared {
             half_open: RefCell::default(),
             places: RefCell::default(),
             allowed: RefCell::default(),
+            client_keys: RefCell::default(),
             refusals: RefCell::default(),
             listeners: RefCell::default(),
             last_id: Cell::new(0),
@@ -277,6 +280,22 @@ impl Shared {
             Some(keys) => self.allowed.borrow_mut().insert(server, keys),
             None => self.allowed.borrow_mut().remove(&server),
         };
+    }
+
+    pub(super) fn set_client_keys(&self, secrets: Vec<SecretKey>) {
+        let new: BTreeMap<_, _> = secrets.into_iter().map(|s| (s.public(), s)).collect();
+        let old = self.client_keys.replace(new.clone());
+        for added in new.keys() {
+            self.set_allowed_keys(*added, None);
+        }
+        // A handshake that is under way must not end well either.
+        for removed in old.keys().filter(|key| !new.contains_key(key)) {
+            self.set_allowed_keys(*removed, Some(BTreeSet::new()));
+        }
+    }
+
+    pub(super) fn client_keys(&self) -> Vec<SecretKey> {
+        self.client_keys.borrow().values().cloned().collect()
     }
 
     pub(super) fn refused(&self, channel: Channel, address: SocketAddr, refusal: &Refusal) {

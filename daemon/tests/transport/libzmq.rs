@@ -216,6 +216,35 @@ fn only_allowed_keys_come_in_and_a_revoked_one_leaves() {
 }
 
 #[test]
+fn a_client_with_a_key_of_its_own_is_cut_off_alone() {
+    run(async {
+        let mut lab = lab();
+        let clients = lab.listen(Channel::MuxClient, curve()).port().to_string();
+        let engines = lab.listen(Channel::MuxEngine, curve()).port().to_string();
+        let own = SecretKey::new([6; 32]);
+        lab.transport.set_client_keys(vec![own.clone()]);
+        let (common, own) = (key().public().to_z85(), own.public().to_z85());
+        let Some(mut intruder) = Peer::start(&["handshake", &engines, &own]) else {
+            return;
+        };
+        let line = lab.serve(intruder.line()).await;
+        assert_ne!(line, "HANDSHAKE_SUCCEEDED", "it is no engine");
+        let _other = Peer::start(&["silent", &clients, "DEALER", &common]);
+        lab.connected().await;
+        let _client = Peer::start(&["silent", &clients, "DEALER", &own]);
+        lab.until_totals("both clients", |totals| totals.connected == 2)
+            .await;
+        lab.transport.set_client_keys(Vec::new());
+        lab.until_totals("one client", |totals| totals.connected == 1)
+            .await;
+        let Some(mut again) = Peer::start(&["handshake", &clients, &own]) else {
+            return;
+        };
+        assert_ne!(lab.serve(again.line()).await, "HANDSHAKE_SUCCEEDED");
+    });
+}
+
+#[test]
 fn a_probe_is_answered() {
     run(async {
         let mut lab = lab();

@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use piparallel_core::channel::Channel;
+use piparallel_core::channel::{Channel, Side};
 use piparallel_core::clock::Now;
 use piparallel_core::controller::{Command, Config, Controller, DatabaseKind, Event};
 use piparallel_core::ids::{MsgId, PeerId};
@@ -157,6 +157,7 @@ impl Pool {
                 })
             },
             engine_connection_info: json!({}),
+            engine_keys_are_known: false,
             restored_engines: Some(r#"{"engines":{"1":"u-1"},"next_id":2}"#.into()),
         };
         Self {
@@ -254,6 +255,7 @@ impl Pool {
             channel,
             identity: Bytes::from_static(identity),
             curve_key: None,
+            side: Side::Both,
             address: "here".into(),
         });
     }
@@ -348,6 +350,7 @@ impl Pool {
                 Command::Publish { .. }
                 | Command::Probe { .. }
                 | Command::SaveEngines(_)
+                | Command::Drained { .. }
                 | Command::StopDask
                 | Command::Shutdown => {}
             }

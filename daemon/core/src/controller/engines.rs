@@ -25,6 +25,8 @@ pub(crate) enum Departure {
     Shutdown,
     /// A connection of its shell ended.
     Disconnected,
+    /// Its node is drained, and it has finished.
+    Drained,
     /// It did not answer heartbeats.
     Silent,
 }
@@ -32,7 +34,7 @@ pub(crate) enum Departure {
 impl Departure {
     /// Whether a later sign of life brings it back.
     fn may_return(self) -> bool {
-        matches!(self, Self::Disconnected | Self::Silent)
+        matches!(self, Self::Disconnected | Self::Drained | Self::Silent)
     }
 
     pub(crate) fn describe(self) -> &'static str {
@@ -40,6 +42,7 @@ impl Departure {
             Self::Unregistered => "it unregistered, or its process ended",
             Self::Shutdown => "it was shut down by a client",
             Self::Disconnected => "its connections ended",
+            Self::Drained => "its node is drained",
             Self::Silent => "it did not answer heartbeats: host down, frozen or out of reach",
         }
     }

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use serde_json::value::RawValue;
 
-use crate::channel::Channel;
+use crate::channel::{Channel, Side};
 use crate::ids::PeerId;
 use crate::task_db::{DbOp, DbReply, DbRequest, Ticket};
 use crate::wire::zmtp::PublicKey;
@@ -19,6 +19,8 @@ pub enum Event {
         identity: Bytes,
         /// Its CURVE public key, on an encrypted socket.
         curve_key: Option<PublicKey>,
+        /// Whose connection file it has, by the key of ours that it knew; `Both` where they name the same.
+        side: Side,
         /// Where it connected from, for people.
         address: String,
     },
@@ -45,6 +47,11 @@ pub enum Event {
     /// A probed connection answered.
     Alive {
         peer: PeerId,
+    },
+    /// The engines with this key shall get no more work and leave when they are done, or may come back.
+    Drain {
+        curve_key: PublicKey,
+        is_drained: bool,
     },
     /// The task database answered a question.
     DbReply {
@@ -94,6 +101,8 @@ pub enum Command {
     },
     /// End the Dask scheduler, if one runs.
     StopDask,
+    /// No engine with this key is left, so its node may end them. Told once.
+    Drained { curve_key: PublicKey },
     /// A client asked the controller to end: flush what is queued, then end with exit code 0.
     Shutdown,
 }

@@ -10,6 +10,7 @@
 //! | `relay`          | mux, control, iopub                                          |
 //! | `tasks`          | load-balanced tasks, through `crate::scheduler`            |
 //! | `broadcast`      | one request for many engines                                 |
+//! | `draining`       | engines of a drained node finish and leave                   |
 //! | `queries`        | what clients ask the hub                                     |
 //! | `records`        | what the task database is told, and asked                    |
 //! | `invariants`     | what must hold after every event                             |
@@ -38,6 +39,7 @@ use crate::wire::sign::{ReplayGuard, SignatureError, Signer};
 mod broadcast;
 pub(crate) mod complaints;
 mod compose;
+mod draining;
 mod engines;
 mod event;
 mod heartbeat;
@@ -58,6 +60,7 @@ pub use status::{DatabaseStatus, EngineStatus, ShellStatus, StatusSnapshot, Task
 
 use complaints::Complaints;
 use compose::Composer;
+use draining::Draining;
 use engines::Engines;
 use heartbeat::HeartMonitor;
 use peers::{Admission, Peer, Peers};
@@ -83,6 +86,9 @@ pub struct Config {
     pub database: DatabaseKind,
     /// `connection_info` of the registration reply: JSON object with the engine file's ports.
     pub engine_connection_info: serde_json::Value,
+    /// Only engines with keys that we gave them get in, and they use them on every socket. Stock engines that
+    /// make keys of their own do not: see `has_anothers_key`.
+    pub engine_keys_are_known: bool,
     /// Text of an `engines.json`: engines that are taken up again as soon as they answer.
     pub restored_engines: Option<String>,
 }
@@ -107,6 +113,7 @@ pub struct Controller {
     composer: Composer,
     replays: ReplayGuard,
     complaints: Complaints,
+    draining: Draining,
     commands: VecDeque<Command>,
     save_engines_at: Option<Duration>,
     shutdown_at: Option<Duration>,
@@ -182,6 +189,7 @@ impl Controller {
             composer: Composer::new(config.signer.clone(), config.session.clone()),
             replays: ReplayGuard::new(REPLAY_MEMORY),
             complaints: Complaints::default(),
+            draining: Draining::default(),
             commands: VecDeque::new(),
             save_engines_at: None,
             shutdown_at: None,
@@ -233,9 +241,15 @@ impl Controller {
             self.shutdown_at = None;
             self.commands.push_back(Command::Shutdown);
         }
+        self.dismiss_drained(now);
     }
 
     pub fn handle_event(&mut self, now: Now, event: Event) {
+        self.handle(now, event);
+        self.dismiss_drained(now);
+    }
+
+    fn handle(&mut self, now: Now, event: Event) {
         match event {
             Event::Message { peer, frames } => self.handle_message(now, peer, frames),
             Event::Connected {
@@ -243,12 +257,14 @@ impl Controller {
                 channel,
                 identity,
                 curve_key,
+                side,
                 address,
             } => {
                 let peer_info = Peer {
                     channel,
                     identity,
                     curve_key,
+                    side,
                     address,
                     admitted: false,
                     congested: false,
@@ -273,6 +289,10 @@ impl Controller {
                     self.refuse_claimant(now, claimant);
                 }
             }
+            Event::Drain {
+                curve_key,
+                is_drained,
+            } => self.handle_drain(now, curve_key, is_drained),
             Event::DbReply { ticket, reply } => self.handle_db_reply(now, ticket, reply),
             Event::Dask { ticket, result } => self.handle_dask(now, ticket, result),
         }
@@ -303,10 +323,10 @@ impl Controller {
     }
 
     /// All sockets of an engine have one key. Whoever knows only the uuid has another. Control is the
-    /// exception: it belongs to the nanny, which makes a key pair of its own (ipyparallel's
-    /// engine/nanny.py).
+    /// exception where engines make their keys: it belongs to the nanny, which makes a pair of its own
+    /// (ipyparallel's engine/nanny.py).
     fn has_anothers_key(&self, peer: &Peer) -> bool {
-        peer.channel != Channel::ControlEngine
+        (peer.channel != Channel::ControlEngine || self.config.engine_keys_are_known)
             && std::str::from_utf8(&peer.identity)
                 .ok()
                 .and_then(|uuid| self.engines.by_uuid(uuid))

@@ -10,7 +10,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use foldhash::HashMap;
 
-use crate::channel::{Channel, SocketType};
+use crate::channel::{Channel, Side, SocketType};
 use crate::ids::PeerId;
 use crate::limits::CLAIM_PROBE;
 use crate::wire::zmtp::PublicKey;
@@ -22,6 +22,7 @@ pub(crate) struct Peer {
     /// What routing frames call it: its own routing id, or one given to it.
     pub(crate) identity: Bytes,
     pub(crate) curve_key: Option<PublicKey>,
+    pub(crate) side: Side,
     pub(crate) address: String,
     /// It holds its routing id, so it may speak.
     pub(crate) admitted: bool,
@@ -215,6 +216,7 @@ mod tests {
             channel,
             identity: Bytes::from(identity),
             curve_key: None,
+            side: Side::Both,
             address: String::new(),
             admitted: false,
             congested: false,

@@ -13,6 +13,7 @@ use serde_json::{Value, json};
 
 use super::compose::{self, ErrorContent};
 use super::{Command, Controller, DaskAddress};
+use crate::channel::Side;
 use crate::clock::Now;
 use crate::ids::{EngineId, EngineUuid, MsgId, PeerId};
 use crate::limits::{SHUTDOWN_PAUSE, WAITING_QUERIES_MAX};
@@ -112,6 +113,10 @@ impl Controller {
             peer: from,
             parent: message.header().clone(),
         };
+        let side = self.peers.get(from).map_or(Side::Both, |peer| peer.side);
+        if !may_ask(side, &header.msg_type) {
+            return self.refuse_side(now, &asker, &header.msg_type);
+        }
         let content = message.content();
         let answer = match &*header.msg_type {
             "registration_request" => return self.handle_registration(now, from, message),
@@ -153,6 +158,20 @@ impl Controller {
         if let Err(error) = answer {
             self.answer(now, &asker, "hub_error", &error);
         }
+    }
+
+    fn refuse_side(&mut self, now: Now, asker: &Asker, msg_type: &str) {
+        let address = self.address_of(asker.peer);
+        self.complaints.warn(now.monotonic, "side", || {
+            format!(
+                "{address} sent {msg_type:?} with the connection file of the other side; refused"
+            )
+        });
+        let error = ErrorContent::new(
+            "PermissionError",
+            format!("{msg_type:?} is not for holders of this connection file"),
+        );
+        self.answer(now, asker, "hub_error", &error);
     }
 
     fn answer(
@@ -637,4 +656,13 @@ fn finished_by_engine(reply: &DbReply) -> BTreeMap<EngineUuid, Vec<MsgId>> {
         }
     }
     finished
+}
+
+/// What each side says on the socket that both share.
+fn may_ask(side: Side, msg_type: &str) -> bool {
+    match side {
+        Side::Both => true,
+        Side::Engine => matches!(msg_type, "registration_request" | "unregistration_request"),
+        Side::Client => !matches!(msg_type, "registration_request" | "unregistration_request"),
+    }
 }

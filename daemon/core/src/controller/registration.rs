@@ -131,7 +131,10 @@ impl Controller {
         let Some(id) = id.map(EngineId).or(own) else {
             return;
         };
-        if own.is_some_and(|own| own != id) {
+        let key = self.peers.get(from).and_then(|peer| peer.curve_key);
+        let has_anothers_key = self.config.engine_keys_are_known
+            && self.engines.get(id).is_some_and(|e| e.curve_key != key);
+        if own.is_some_and(|own| own != id) || has_anothers_key {
             let address = self.address_of(from);
             return self.complaints.warn(now.monotonic, "unregistration", || {
                 format!("an engine at {address} wanted to unregister engine {id}; ignored")
@@ -226,6 +229,9 @@ impl Controller {
         else {
             return;
         };
+        if self.draining.contains_key(*curve_key) {
+            return;
+        }
         let deadline = now.monotonic + CONNECT_PATIENCE;
         if let Some(id) = self
             .engines
@@ -242,6 +248,7 @@ impl Controller {
         };
         if !matches!(engine.state, State::Pending { ponged: true, .. })
             || !self.is_connected(&engine.uuid)
+            || self.draining.contains(engine)
         {
             return;
         }
@@ -294,7 +301,8 @@ impl Controller {
             return;
         };
         let uuid = engine.uuid.clone();
-        let takes = engine.is_registered() && self.takes_tasks(&uuid);
+        let takes =
+            engine.is_registered() && self.takes_tasks(&uuid) && !self.draining.contains(engine);
         self.scheduler.handle_engine_congested(now, &uuid, !takes);
         self.drain_scheduler(now);
     }
@@ -412,7 +420,9 @@ impl Controller {
             let id = engine.id;
             match engine.state {
                 State::Leaving { departure, .. } => self.engine_left(now, id, departure),
-                State::Pending { ponged: true, .. } if self.has_any_connection(id) => {
+                State::Pending { ponged: true, .. }
+                    if self.has_any_connection(id) && !self.draining.contains(engine) =>
+                {
                     self.complete_registration(now, id)
                 }
                 State::Pending { .. } => {

@@ -90,6 +90,15 @@ impl Controller {
                 format!("no engine with uuid {name} is registered; client.ids says which are"),
             ));
         };
+        if self.draining.contains(engine) && channel != Channel::ControlEngine {
+            return Err(ErrorContent::new(
+                "EngineError",
+                format!(
+                    "engine {} takes no more work: its node is drained (see `piparallel resume`)",
+                    engine.id
+                ),
+            ));
+        }
         if engine.queue.len() >= ENGINE_QUEUE_MAX && channel != Channel::ControlEngine {
             return Err(ErrorContent::new(
                 "EngineError",

@@ -82,12 +82,12 @@ pub struct Power {
 pub enum ToController {
     /// The connection lives.
     Alive,
-    /// No task runs on its engines any more.
-    Drained,
     Hello(Hello),
     /// It stops, and its engines with it.
     Leaving,
     Report(Report),
+    /// It will stop: its engines are to get no more work.
+    Stopping,
 }
 
 /// Why somebody is not let in, for the program on the other side.
@@ -116,10 +116,10 @@ pub enum ToNode {
     Closing {
         reason: String,
     },
-    /// No more work, for so many seconds the running tasks may finish.
-    Drain {
-        seconds: u32,
-    },
+    /// Its engines get no more work.
+    Drain,
+    /// All of its engines have finished what they had and left the pool.
+    Drained,
     /// The engine's connection file; replaces the former.
     EngineFile {
         json: Private,

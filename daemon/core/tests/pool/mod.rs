@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
 use bytes::Bytes;
-use piparallel_core::channel::{Channel, SocketType};
+use piparallel_core::channel::{Channel, Side, SocketType};
 use piparallel_core::clock::Now;
 use piparallel_core::controller::{Command, Config, Controller, DatabaseKind, Event};
 use piparallel_core::ids::PeerId;
@@ -19,6 +19,7 @@ use piparallel_core::task_db::memory::MemoryLimits;
 use piparallel_core::wire::date;
 use piparallel_core::wire::message::{DELIMITER, Message};
 use piparallel_core::wire::sign::Signer;
+use piparallel_core::wire::zmtp::PublicKey;
 use serde_json::{Value, json};
 
 pub const KEY: &[u8] = b"the pool's key";
@@ -59,6 +60,9 @@ pub struct Pool {
     inboxes: BTreeMap<PeerId, VecDeque<Vec<Bytes>>>,
     pub closed: Vec<PeerId>,
     pub probed: Vec<PeerId>,
+    /// Of the connections that are made from now on.
+    pub curve_key: Option<PublicKey>,
+    pub drained: Vec<PublicKey>,
     pub shut_down: bool,
     pub saved_engines: Option<String>,
 }
@@ -101,6 +105,7 @@ pub fn config() -> Config {
         scheduler: scheduler::Config::default(),
         database: DatabaseKind::Memory(MemoryLimits::default()),
         engine_connection_info: json!({}),
+        engine_keys_are_known: false,
         restored_engines: None,
     }
 }
@@ -121,6 +126,8 @@ impl Pool {
             inboxes: BTreeMap::new(),
             closed: Vec::new(),
             probed: Vec::new(),
+            curve_key: None,
+            drained: Vec::new(),
             shut_down: false,
             saved_engines: None,
         }
@@ -170,6 +177,7 @@ impl Pool {
                 }
                 Command::Probe { peer } => self.probed.push(peer),
                 Command::SaveEngines(text) => self.saved_engines = Some(text),
+                Command::Drained { curve_key } => self.drained.push(curve_key),
                 Command::Shutdown => self.shut_down = true,
                 Command::Record(_)
                 | Command::Query { .. }
@@ -180,6 +188,17 @@ impl Pool {
     }
 
     pub fn connect(&mut self, channel: Channel, identity: &str) -> PeerId {
+        self.connect_with(channel, identity, self.curve_key, Side::Both)
+    }
+
+    /// Connects with a CURVE key of its own, and the key of ours that a side knows.
+    pub fn connect_with(
+        &mut self,
+        channel: Channel,
+        identity: &str,
+        curve_key: Option<PublicKey>,
+        side: Side,
+    ) -> PeerId {
         self.next_peer += 1;
         let peer = PeerId(self.next_peer);
         self.channels.insert(peer, channel);
@@ -189,7 +208,8 @@ impl Pool {
             peer,
             channel,
             identity,
-            curve_key: None,
+            curve_key,
+            side,
             address,
         });
         if channel.socket_type() == SocketType::Pub {
@@ -247,6 +267,13 @@ impl Pool {
         let reply = self.receive(peer);
         assert_eq!(reply.parent["msg_id"], msg_id.as_str());
         reply
+    }
+
+    /// Asks for the registration of an engine; the reply has no parent.
+    pub fn ask_to_register(&mut self, peer: PeerId, uuid: &str) -> Received {
+        let content = json!({ "uuid": uuid });
+        self.request(peer, &[], "registration_request", json!({}), content);
+        self.receive(peer)
     }
 
     /// An engine's reply to a request it received.

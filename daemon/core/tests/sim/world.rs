@@ -262,6 +262,7 @@ impl World {
                     channel,
                     identity,
                     curve_key: None,
+                    side: Side::Both,
                     address,
                 });
             }
@@ -385,7 +386,10 @@ impl World {
                     self.outside.note(|| format!("saved: {text}"));
                     self.saved = Some(text);
                 }
-                Command::StartDask { .. } | Command::StopDask | Command::Shutdown => {
+                Command::Drained { .. }
+                | Command::StartDask { .. }
+                | Command::StopDask
+                | Command::Shutdown => {
                     unreachable!("nobody asked for it")
                 }
             }
@@ -475,6 +479,7 @@ impl World {
             ..self.config.scheduler.clone()
         };
         let config = Config {
+            engine_keys_are_known: false,
             restored_engines: restored,
             session,
             scheduler,
@@ -732,6 +737,7 @@ fn config(seed: u64, signer: Signer, on_disk: bool) -> Config {
             DatabaseKind::Memory(MemoryLimits::default())
         },
         engine_connection_info: json!({}),
+        engine_keys_are_known: false,
         restored_engines: None,
     }
 }

@@ -208,7 +208,7 @@ impl Admission {
                 if node.row.drained {
                     self.commands.push_back(Command::Send {
                         link,
-                        message: ToNode::Drain { seconds: 0 },
+                        message: ToNode::Drain,
                     });
                 }
             }

@@ -107,6 +107,10 @@ pub enum Command {
     Left {
         node: NodeId,
     },
+    /// A node will stop: its engines are to get no more work, while this connection lasts.
+    Stopping {
+        node: NodeId,
+    },
     Save(NodeRow),
     Send {
         link: LinkId,
@@ -132,6 +136,8 @@ pub struct Admission {
 struct Node {
     row: NodeRow,
     link: Option<LinkId>,
+    /// Its connection will end, because it said so.
+    stopping: bool,
     report: Report,
     /// Since when it is in the state in which people see it.
     since: Duration,
@@ -341,13 +347,19 @@ impl Admission {
                 self.commands.push_back(Command::Left { node });
                 self.close(now, link, "it leaves");
             }
+            (ToController::Stopping, Stage::Known(id)) => {
+                if let Some(node) = self.nodes.get_mut(&id) {
+                    node.stopping = true;
+                    self.commands.push_back(Command::Stopping { node: id });
+                }
+            }
             // Whoever says something else has nothing to say yet.
             (
                 ToController::Alive
-                | ToController::Drained
                 | ToController::Hello(_)
                 | ToController::Leaving
-                | ToController::Report(_),
+                | ToController::Report(_)
+                | ToController::Stopping,
                 _,
             ) => {}
         }
@@ -366,6 +378,7 @@ impl Admission {
             && node.link == Some(link)
         {
             node.link = None;
+            node.stopping = false;
             node.since = now.monotonic;
         }
     }
@@ -455,6 +468,7 @@ impl Node {
         Self {
             row,
             link: None,
+            stopping: false,
             report: Report::default(),
             since,
         }

@@ -151,16 +151,11 @@ impl Admission {
         self.config.client_key = key;
     }
 
-    /// Gives a node no more work, or work again. Its running tasks may take so many seconds.
+    /// Gives a node no more work, or work again.
     ///
     /// # Errors
     /// It is not there, or has no engines.
-    pub fn set_drained(
-        &mut self,
-        id: NodeId,
-        drained: bool,
-        seconds: u32,
-    ) -> Result<(), OperatorError> {
+    pub fn set_drained(&mut self, id: NodeId, drained: bool) -> Result<(), OperatorError> {
         let (name, ..) = self.known(id)?;
         let Some(node) = self
             .nodes
@@ -173,7 +168,7 @@ impl Admission {
         self.commands.push_back(Command::Save(node.row.clone()));
         if let Some(link) = node.link {
             let message = if drained {
-                ToNode::Drain { seconds }
+                ToNode::Drain
             } else {
                 ToNode::Resume
             };

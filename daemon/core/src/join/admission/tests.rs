@@ -77,7 +77,7 @@ impl Door {
                 Command::Close { link, .. } => self.closed.push(link),
                 Command::EngineKeys(keys) => self.engine_keys = keys,
                 Command::Forget(id) => drop(self.rows.remove(&id)),
-                Command::Left { node } => self.left.push(node),
+                Command::Left { node } | Command::Stopping { node } => self.left.push(node),
                 Command::Save(row) => drop(self.rows.insert(row.key.id(), row)),
                 Command::Send { link, message } => self.sent.push((link, message)),
             }

@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 use std::time::Duration;
 
-use super::{Admission, NodeRow, Standing};
+use super::{Admission, LinkId, NodeRow, Standing};
 use crate::ids::NodeId;
 use crate::join::message::Report;
 
@@ -29,6 +29,10 @@ pub struct NodeView<'a> {
     pub report: &'a Report,
     /// It is this controller.
     pub controller: bool,
+    /// It said that it will stop.
+    pub stopping: bool,
+    /// Where it can be told something.
+    pub link: Option<LinkId>,
 }
 
 /// An open pairing window.
@@ -59,6 +63,8 @@ impl Admission {
                     .map(|link| link.source),
                 report: &node.report,
                 controller,
+                stopping: node.stopping,
+                link: node.link,
             }
         })
     }
