@@ -19,6 +19,8 @@ pub mod card;
 pub mod config;
 /// `piparallel connect` and `disconnect`.
 pub mod connect;
+/// `piparallel console`.
+pub mod console;
 /// `piparallel controller`.
 pub mod controller;
 /// `piparallel discover`.
@@ -126,6 +128,8 @@ enum Command {
     /// Keys and passphrases are kept on this machine and taken out of the file. Mistakes are reported in
     /// piparallel-errors.txt beside it.
     Card(card::CardOptions),
+    /// Show on this machine's screen what it is, where it is, and what to do next
+    Console(console::ConsoleOptions),
     /// Print completions for a shell
     Completions { shell: Shell },
     /// Write the man pages to a directory, or the first one to standard output
@@ -187,6 +191,7 @@ fn run(command: Command) -> anyhow::Result<Exit> {
         Command::Discover(options) => discover::run(&options),
         Command::Config(options) => config::run(&options),
         Command::Card(options) => card::run(&options),
+        Command::Console(options) => console::run(&options),
         Command::Completions { shell } => {
             let mut text = Vec::new();
             clap_complete::generate(shell, &mut Cli::command(), "piparallel", &mut text);
