@@ -6,7 +6,6 @@ use std::time::{Duration, UNIX_EPOCH};
 
 use anyhow::Context as _;
 use nix::sys::stat::stat;
-use nix::sys::time::time_t;
 
 /// In 2096: more seconds than 32 bits can count.
 const DATE: u64 = 4_000_000_000;
@@ -18,7 +17,7 @@ fn main() -> anyhow::Result<()> {
     file.set_modified(UNIX_EPOCH + Duration::from_secs(DATE))?;
     let by_std = file.metadata()?.modified()?.duration_since(UNIX_EPOCH)?;
     let by_c = stat(path.as_os_str())?.st_mtime;
-    println!("time_t={}", size_of::<time_t>());
+    println!("time_t={}", size_of_val(&by_c));
     println!("std={}", by_std.as_secs());
     println!("c={by_c}");
     Ok(())
