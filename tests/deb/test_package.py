@@ -67,6 +67,13 @@ def test_install_starts_the_node(machine):
     assert state == ["700", "piparallel"]
 
 
+def test_a_client_computes_on_its_engines(machine):
+    """The unit leaves the node and its engines what they need."""
+    client = "ipp.Client('/var/lib/piparallel/controller/security/ipcontroller-client.json', timeout=30)"
+    code = f"import ipyparallel as ipp; rc = {client}; rc.wait_for_engines(1, timeout=60); print(rc[0].apply_sync(abs, -42))"
+    assert machine.run("python3", "-c", code) == "42\n"
+
+
 def test_users_code_cannot_read_the_state(machine):
     for path in ("/var/lib/piparallel", "/var/lib/piparallel/node.key"):
         said = machine.run("runuser", "-u", "piparallel-engine", "--", "head", "-c1", path, check=False)
