@@ -228,7 +228,7 @@ def wait_nodes(controller: Node, seconds: float = 20, **states: str) -> dict[str
         return last if all(last.get(n, {}).get("state") == s for n, s in wanted.items()) else None
 
     def told():
-        return f"{wanted}, but { ({n: e['state'] for n, e in last.items()}) }; {controller.tail()}"
+        return f"{wanted}, but {({n: e['state'] for n, e in last.items()})}; {controller.tail()}"
 
     return until(are_there, seconds, told)
 
