@@ -92,6 +92,12 @@ bench: ## measure it beside the stock controller and a raw libzmq broker
 	@$(MAKE) --no-print-directory build PROFILE=release
 	tests/bench/run $(ARGS)
 
+.PHONY: bench-nodes
+bench-nodes: ## measure how fast nodes join, return and are missed, in network namespaces (as root, or through sudo)
+	@tests/setup netns
+	@tests/setup venv $(VERSION)
+	@$(MAKE) --no-print-directory build PROFILE=release
+	@$(AS_ROOT) env PIPARALLEL_BIN=target/release/piparallel $(VENV)/bin/python tests/bench/nodes $(ARGS)
 .PHONY: cross
 cross: ## build static programs for the Pi and for servers (ARCH="arm64 armhf amd64")
 	@tests/setup cross

@@ -11,6 +11,8 @@ pub mod control;
 pub mod controller;
 /// Other nodes on the network.
 pub mod discovery;
+/// Python engines on this machine.
+pub mod engines;
 /// Questions to a hub.
 pub mod hub_client;
 /// Entering the pool.

@@ -7,6 +7,7 @@ use std::time::Duration;
 use anyhow::bail;
 use tokio::process::Command;
 
+use crate::engines::die_with_parent;
 use crate::settings::sources::Environment;
 
 /// A Python that can import ipyparallel.
@@ -59,12 +60,13 @@ pub async fn find(wanted: Option<&Path>, environment: &Environment) -> anyhow::R
 
 async fn import(path: &Path) -> Result<Python, String> {
     const ASK: &str = "import ipyparallel; print(ipyparallel.__version__)";
-    let output = Command::new(path)
+    let mut command = Command::new(path);
+    command
         .args(["-c", ASK])
         .stdin(Stdio::null())
-        .kill_on_drop(true)
-        .output();
-    let output = match tokio::time::timeout(IMPORT_TIMEOUT, output).await {
+        .kill_on_drop(true);
+    die_with_parent(&mut command);
+    let output = match tokio::time::timeout(IMPORT_TIMEOUT, command.output()).await {
         Ok(Ok(output)) => output,
         Ok(Err(e)) => return Err(e.to_string()),
         Err(_) => return Err(format!("no answer within {IMPORT_TIMEOUT:?}")),

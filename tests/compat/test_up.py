@@ -37,9 +37,8 @@ def up(env, *arguments):
     )
 
 
-def files(env):
-    security = os.path.join(env["IPYTHONDIR"], "profile_default", "security")
-    return [os.path.join(security, f"ipcontroller-{side}.json") for side in ("client", "engine")]
+def connection_file(env):
+    return os.path.join(env["IPYTHONDIR"], "profile_default", "security", "ipcontroller-client.json")
 
 
 def told(env):
@@ -55,7 +54,7 @@ def test_a_first_session(home):
     pool = up(home, "-n", "2", "--demo")
     until(lambda: "Ctrl-C" in told(home) or pool.poll() is not None, 60, "it says how to connect")
     assert pool.poll() is None, told(home)
-    client = ipp.Client(files(home)[0], timeout=10)
+    client = ipp.Client(connection_file(home), timeout=10)
     assert len(set(client[:].apply_sync(os.getpid))) == 2
     client.close()
     as_json = json.loads(status(home, "--json").stdout)
@@ -64,7 +63,25 @@ def test_a_first_session(home):
     assert "2" in status(home).stdout
     pool.send_signal(signal.SIGINT)
     assert pool.wait(15) == 0, told(home)
-    assert not any(map(os.path.exists, files(home)))
+    assert not os.path.exists(connection_file(home))
+
+
+def test_what_newcomers_try_is_what_a_shelf_of_pis_does(home):
+    pool = up(home, "-n", "3")
+    until(lambda: "Ctrl-C" in told(home) or pool.poll() is not None, 60, "it says how to connect")
+    run_dir = told(home).split("--run-dir=")[1].split()[0]
+    listed = subprocess.run(
+        [BINARY, "nodes", "--json", f"--run-dir={run_dir}"], capture_output=True, env=home, text=True
+    )
+    nodes = {node["name"]: node for node in json.loads(listed.stdout)["nodes"] if node["kind"] == "node"}
+    assert {name: node["state"] for name, node in nodes.items()} == dict.fromkeys(
+        ["controller", "node-1", "node-2"], "joined"
+    )
+    assert [nodes[name]["engines"]["running"] for name in ("node-1", "node-2")] == [2, 1]
+    second = subprocess.run([BINARY, "up", "-n", "1"], env=home, capture_output=True, text=True, timeout=20)
+    assert second.returncode == 1 and "runs already" in second.stderr
+    pool.terminate()
+    assert pool.wait(15) == 0, told(home)
 
 
 def test_ctrl_c_of_a_terminal_reaches_everyone_at_once(home):
@@ -73,7 +90,7 @@ def test_ctrl_c_of_a_terminal_reaches_everyone_at_once(home):
     until(lambda: "Ctrl-C" in told(home), 60, "it is ready")
     os.killpg(pool.pid, signal.SIGINT)
     assert pool.wait(15) == 0, told(home)
-    assert not any(map(os.path.exists, files(home)))
+    assert not os.path.exists(connection_file(home))
 
 
 @pytest.mark.parametrize("sig", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
@@ -85,13 +102,13 @@ def test_stopped_at_any_moment_nothing_is_left(home, sig):
         pool.wait(15)
         left = leftovers.wait_gone(home[leftovers.MARKER], 5)
         assert not left, f"{delay} s after the start: {left}"
-        assert sig == signal.SIGKILL or not any(map(os.path.exists, files(home)))
+        assert sig == signal.SIGKILL or not os.path.exists(connection_file(home))
 
 
 def test_an_engine_that_dies_is_started_again(home):
     pool = up(home, "-n", "2")
     until(lambda: "Ctrl-C" in told(home), 60, "it is ready")
-    client = ipp.Client(files(home)[0], timeout=10)
+    client = ipp.Client(connection_file(home), timeout=10)
     os.kill(client[0].apply_sync(os.getpid), signal.SIGKILL)
     until(lambda: 0 not in client.ids and len(client.ids) == 2, 30, "another engine takes its place")
     client.close()

@@ -8,13 +8,16 @@ the tests end. Links are veth pairs; a link that should lose or delay packets is
 import json
 import os
 import shlex
+import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
 
+from reachable import UNLOCK, private_directories
+
 COMMAND_SECONDS = 10
-HOLD = "echo $1 >/proc/sys/kernel/hostname; echo held; exec cat >/dev/null"
+HOLD = UNLOCK + "echo $1 >/proc/sys/kernel/hostname; echo held; exec cat >/dev/null"
 
 
 def until(condition, seconds: float, what):
@@ -28,12 +31,16 @@ def until(condition, seconds: float, what):
 
 
 class Namespace:
-    """A network namespace with a host name of its own, held by a process that ends with us."""
+    """A network namespace with a host name of its own, held by a process that ends with us. Engines' users can reach
+    this Python in it."""
 
     def __init__(self, name: str):
         self.name = name
+        self.hold()
+
+    def hold(self):
         self.holder = subprocess.Popen(
-            ["unshare", "--net", "--uts", "--", "sh", "-c", HOLD, "sh", name],
+            ["unshare", "--net", "--uts", "--mount", "--", "sh", "-ec", HOLD, private_directories(), self.name],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
         )
@@ -44,7 +51,9 @@ class Namespace:
     def command(self, *arguments: str) -> list[str]:
         """The command that runs `arguments` in here."""
         of = f"/proc/{self.holder.pid}/ns"
-        return ["nsenter", f"--net={of}/net", f"--uts={of}/uts", "--", *map(str, arguments)]
+        enter = ["nsenter", f"--net={of}/net", f"--uts={of}/uts", f"--mount={of}/mnt"]
+        # Whoever enters a mount namespace is at its root, unless this says otherwise.
+        return [*enter, "--wd=.", "--", *map(str, arguments)]
 
     def __call__(self, command: str) -> str:
         """Run a short command in here and return what it prints."""
@@ -54,10 +63,23 @@ class Namespace:
         assert done.returncode == 0, f"{self.name}: {command}: {done.stderr.strip()}"
         return done.stdout
 
+    def processes(self) -> list[int]:
+        """All that run in here, but for the holder."""
+        network = os.stat(f"/proc/{self.holder.pid}/ns/net")
+        found = []
+        for pid in filter(str.isdigit, os.listdir("/proc")):
+            try:
+                if os.path.samestat(os.stat(f"/proc/{pid}/ns/net"), network):
+                    found.append(int(pid))
+            except OSError:
+                pass  # It has ended.
+        return [pid for pid in found if pid != self.holder.pid]
+
     def close(self):
-        self.holder.stdin.close()
-        self.holder.stdout.close()
-        self.holder.wait(COMMAND_SECONDS)
+        if self.holder:
+            self.holder.stdin.close()
+            self.holder.stdout.close()
+            self.holder.wait(COMMAND_SECONDS)
 
 
 class Machine(Namespace):
@@ -96,6 +118,9 @@ class Machine(Namespace):
         self.configure(interface, 77)
 
     def configure(self, interface: str, subnet: int):
+        # The same one whenever this machine starts.
+        mark = sum(interface.encode()) & 255
+        self(f"ip link set {interface} address 02:00:00:{subnet:02x}:{mark:02x}:{self.number:02x}")
         self(f"ip link set {interface} up")
         self(f"ip address add {self.lab.address(self.number, subnet)}/24 broadcast + dev {interface}")
         self(f"ip route replace 224.0.0.0/4 dev {interface}")
@@ -106,6 +131,28 @@ class Machine(Namespace):
 
     def plug_back(self, interface: str = "eth0"):
         self.lab.switch(f"ip link set {self.lab.port(self, interface)} up")
+
+    def cut_power(self):
+        """All processes end at once, and nothing of it is seen on the network."""
+        self.unplug()
+        while processes := self.processes():
+            for pid in processes:
+                try:
+                    os.kill(pid, signal.SIGKILL)
+                except ProcessLookupError:
+                    pass
+            time.sleep(0.01)
+        # Its network goes with it: no kernel is left that would close the connections.
+        for port in self.lab.ports_of(self):
+            self.lab.switch(f"ip link delete {port}")
+        self.close()
+        self.holder = None
+
+    def power_on(self):
+        """As before, with another network of the same address; nothing runs."""
+        if not self.holder:
+            self.hold()
+            self.plug()
 
     def move(self, half: int):
         """Move to half 0 or 1 of the switch; between them nothing passes, and nobody's link goes down."""

@@ -3,6 +3,7 @@
 import base64
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -41,17 +42,19 @@ class Node:
             "engines.count": 1,
             "engines.python": sys.executable,
             "engines.user": ENGINE_USER,
+            "engines.dir": f"{self.run_dir}-engines",
         } | options
         self.configure()
 
     def configure(self, **options):
         """Write piparallel.toml; a double underscore stands for the dot between section and key."""
-        self.options |= options
-        lines = [f"{key.replace('__', '.')} = {json.dumps(value)}\n" for key, value in self.options.items()]
+        self.options = {key.replace("__", "."): value for key, value in (self.options | options).items()}
+        lines = [f"{key} = {json.dumps(value)}\n" for key, value in self.options.items()]
         self.config.write_text("".join(lines))
         self.config.chmod(0o600)
 
     def start(self) -> "Node":
+        self.machine.power_on()
         with self.log.open("a") as log:
             self.process = subprocess.Popen(
                 self.machine.command(BINARY, "node", f"--config={self.config}"),
@@ -105,7 +108,7 @@ class Pool:
         self.marker = leftovers.new_marker()
         self.binary = BINARY
         self.nodes: list[Node] = []
-        self.laptops: list["Laptop"] = []
+        self.laptops: list[Laptop] = []
         # Options of every node.
         self.defaults: dict[str, object] = {}
 
@@ -156,13 +159,14 @@ class Pool:
                 node.process.wait(STOP_SECONDS)
             except subprocess.TimeoutExpired:
                 pass
-        left = leftovers.wait_gone(self.marker, 6)
+        left = leftovers.wait_gone(self.marker, 3)
         leftovers.end(self.marker)
         for node in self.nodes:
             for path in node.run_dir.glob("*"):
                 left[len(left)] = str(path)
                 path.unlink()
             node.run_dir.rmdir()
+            shutil.rmtree(f"{node.run_dir}-engines", ignore_errors=True)
         return left
 
 
@@ -228,7 +232,7 @@ def wait_nodes(controller: Node, seconds: float = 20, **states: str) -> dict[str
         return last if all(last.get(n, {}).get("state") == s for n, s in wanted.items()) else None
 
     def told():
-        return f"{wanted}, but {({n: e['state'] for n, e in last.items()})}; {controller.tail()}"
+        return f"{wanted}, but { ({n: e['state'] for n, e in last.items()}) }; {controller.tail()}"
 
     return until(are_there, seconds, told)
 
@@ -330,4 +334,12 @@ def nap(x):
     import time
     time.sleep(0.2)
     return x
+def nap_long():
+    import time
+    time.sleep(3)
+    return 'rested'
+def where(x):
+    import os, time
+    time.sleep(0.1)
+    return x, os.uname().nodename
 """

@@ -68,7 +68,7 @@ def test_a_wrong_key_is_refused_with_a_clear_line_on_both_sides(pool):
 def test_a_revoked_node_is_cut_off_within_a_second(pool):
     key = new_key()
     controller = pool.start_controller(join_key=key, engines__on_controller=False)
-    bad, good = pool.start_engines("pi-2", "pi-3", join_key=key)
+    bad, _ = pool.start_engines("pi-2", "pi-3", join_key=key)
     wait_nodes(controller, pi_2="joined", pi_3="joined")
     laptop = pool.connect(controller)
     session = laptop.start(
@@ -182,14 +182,13 @@ def test_a_revoked_laptop_is_cut_off_and_others_are_not(pool):
 
 def test_an_engines_file_can_neither_submit_work_nor_ask_the_hub(pool):
     key = new_key()
-    controller = pool.start_controller(join_key=key)
+    controller = pool.start_controller(join_key=key, engines__on_controller=False)
     (node,) = pool.start_engines("pi-2", join_key=key)
     wait_nodes(controller, pi_2="joined")
     until(lambda: node.json("state")["engines"]["running"] == 1, 20, "its engine runs")
     laptop = pool.connect(controller)
-    laptop.python("engines(2)")
+    stolen = json.loads(laptop.python(f"engines(1); print(rc[:].apply_sync(lambda: {WHAT_AN_ENGINE_KNOWS})[0])"))
     thief = pool.laptop("thief", machine=node.machine)
-    stolen = json.loads(next(node.home.glob("state/**/ipcontroller-engine.json")).read_text())
     client = json.loads(laptop.file.read_text())
     # With all that is known of the client's file but its key.
     forged = client | {k: stolen[k] for k in ("key", "curve_serverkey", "location")}
@@ -198,17 +197,20 @@ def test_an_engines_file_can_neither_submit_work_nor_ask_the_hub(pool):
     said = thief.python("print('in')", check=False)
     assert "in\n" not in said and ("imeout" in said or "Error" in said), said
     # On the socket that both sides use, with the engine's own key pair.
-    said = thief._run(["python", "-c", ASK_HUB, json.dumps(stolen)], check=False, seconds=30).stdout
-    assert "PermissionError" in said, said
+    done = thief._run(["python", "-c", ASK_HUB, json.dumps(stolen)], check=False, seconds=30)
+    assert "PermissionError" in done.stdout, done.stdout + done.stderr
 
+
+# User code has its engine's connection file in memory: nothing else is to be had there.
+WHAT_AN_ENGINE_KNOWS = """__import__("ipyparallel.engine.app").engine.app.IPEngine.instance().connection_info_env"""
 
 ASK_HUB = """
 import json, sys, zmq
 from jupyter_client.session import Session
 info = json.loads(sys.argv[1])
 socket = zmq.Context().socket(zmq.DEALER)
-for option, name in (("SERVERKEY", "curve_serverkey"), ("PUBLICKEY", "curve_publickey"), ("SECRETKEY", "curve_secretkey")):
-    socket.setsockopt(getattr(zmq, "CURVE_" + option), info[name].encode())
+for name in ("curve_serverkey", "curve_publickey", "curve_secretkey"):
+    socket.setsockopt(getattr(zmq, name.upper()), info[name].encode())
 socket.connect(f"tcp://{info['location']}:{info['registration']}")
 session = Session(key=info["key"].encode(), signature_scheme=info["signature_scheme"])
 session.send(socket, "connection_request", content={})

@@ -242,8 +242,54 @@ def controllers():
         write("controller", f"queries-{disk}", bytes([disk]) + two + task + steps)
 
 
+# join: what comes to a connection, between two ends, and to a door
+
+
+def joins():
+    opening = lambda mode: b"piparallel\x01" + mode + b"\x03lab"
+    for mode in (b"C", b"J", b"K", b"P", b"?"):
+        write("join", f"stranger-{mode.decode().replace('?', 'none')}", b"\0\x20" + opening(mode) + b"\0\0\x30" + bytes(range(48)) * 3)
+    write("join", "stranger-refuses", b"\1\1\xff\x01\0\x04nope")
+    write("join", "stranger-version", b"\0\xffpiparallel\x09J\x03lab")
+    talk = b"".join(bytes([0, 5]) + b"hello" for _ in range(8))
+    for mode in range(4):
+        write("join", f"between-{mode}", bytes([2, mode]) + bytes(6) + talk)
+        write("join", f"between-{mode}-flipped", bytes([2, mode, 0, 0, 1, 40, 3]) + talk)
+    hello = lambda kind: json.dumps({"say": "hello", "kind": kind, "name": "pi-2", "model": "Raspberry Pi 5"}).encode()
+    say = lambda link, text: bytes([link, 3]) + chunk(text)
+    come = lambda link, mode, node, kind: bytes([0, 0, link, link, 1, mode, 0, link, 2, node]) + say(link, hello(kind))
+    report = json.dumps({"say": "report", "engines_running": 4, "load": 0.5, "versions": {"python": "3.13.5"}}).encode()
+    wait = lambda units: bytes([0, 6, units])
+    for name, steps in {
+        "key": come(1, 1, 2, "node") + say(1, report) + say(1, b'{"say": "leaving"}'),
+        "laptop": come(1, 0, 2, "client") + wait(100),
+        "approved": come(1, 3, 2, "node") + bytes([0, 7, 0]) + bytes([0, 8, 0]),
+        "window": bytes([0, 9, 5, 1]) + come(1, 3, 2, "node") + come(2, 3, 3, "node") + wait(120),
+        "known": come(1, 1, 2, "node") + bytes([1, 5]) + come(2, 2, 2, "node") + bytes([0, 10, 0]),
+        "wrong-key": bytes([0, 0, 7, 1, 1, 1, 0, 1, 4]) * 9,
+        "twice": come(1, 1, 2, "node") + come(2, 1, 2, "node") + say(1, b'{"say": "stopping"}'),
+    }.items():
+        write("join", f"door-{name}", bytes([3]) + steps)
+
+
+# txt: announcements
+
+
+def announcements():
+    entry = lambda key, value: bytes([key, len(value)]) + value
+    good = [b"1", b"lab", b"controller", b"0123456789abcdef" * 2, b"K7QM-2FXD-ABCD-EFGH", b"7"]
+    record = lambda values: b"".join(entry(key, value) for key, value in enumerate(values))
+    write("txt", "controller", record(good))
+    write("txt", "unknown-keys", entry(7, b"x") + record(good))
+    write("txt", "capitals", record(good[:2]) + entry(6, b"engine") + b"".join(entry(n + 3, v) for n, v in enumerate(good[3:])))
+    for name, at, value in [("version", 0, b"2\x1b[2J"), ("pool", 1, b"a\nb"), ("role", 2, b"king"), ("id", 3, b"zz"), ("epoch", 5, b"99999999999999999999")]:
+        write("txt", f"bad-{name}", record(good[:at] + [value] + good[at + 1 :]))
+
+
 messages()
 connections()
 queries()
 metadata()
 controllers()
+joins()
+announcements()

@@ -23,6 +23,8 @@ pub mod clock;
 pub mod controller;
 /// What nodes say of themselves to everybody.
 pub mod discovery;
+/// The engines of one machine: started, watched, ended.
+pub mod engines;
 /// Names of engines, peers and messages.
 pub mod ids;
 /// How nodes enter the pool.

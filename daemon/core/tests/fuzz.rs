@@ -43,6 +43,11 @@ fn db_query_corpus() {
 }
 
 #[test]
+fn join_corpus() {
+    replay("join", targets::join::run);
+}
+
+#[test]
 fn message_corpus() {
     replay("message", targets::message::run);
 }
@@ -50,6 +55,11 @@ fn message_corpus() {
 #[test]
 fn task_metadata_corpus() {
     replay("task_metadata", targets::task_metadata::run);
+}
+
+#[test]
+fn txt_corpus() {
+    replay("txt", targets::txt::run);
 }
 
 #[test]
@@ -63,6 +73,16 @@ proptest! {
     #[test]
     fn a_controller_survives_anything(data in prop::collection::vec(any::<u8>(), 0..1500)) {
         targets::controller::run(&data);
+    }
+
+    #[test]
+    fn a_door_survives_anything(data in prop::collection::vec(any::<u8>(), 0..600)) {
+        targets::join::run(&data);
+    }
+
+    #[test]
+    fn an_announcement_is_read_as_it_was_written(data in prop::collection::vec(any::<u8>(), 0..300)) {
+        targets::txt::run(&data);
     }
 
     #[test]

@@ -16,6 +16,7 @@ use crate::laptop::placement::Placements;
 use crate::laptop::{pools, python_versions};
 use crate::private::make_private_dir;
 use crate::python;
+use crate::settings::ProfileDir;
 use crate::settings::config::Config;
 use crate::settings::load::merge;
 use crate::settings::node;
@@ -61,7 +62,7 @@ pub struct DisconnectOptions {
 pub fn run(options: &ConnectOptions) -> anyhow::Result<Exit> {
     let environment = Environment::of_process()?;
     let state_dir = state_dir(&environment);
-    let file = file(&options.place, &environment)?;
+    let (file, _) = place(&options.place, &environment)?;
     let key = options.key_file.as_deref().map(read_key).transpose()?;
     make_private_dir(&state_dir)?;
     let mut placements = Placements::load(&state_dir)?;
@@ -107,7 +108,7 @@ pub fn run(options: &ConnectOptions) -> anyhow::Result<Exit> {
 /// This machine is not connected, or its connection file was changed.
 pub fn run_disconnect(options: &DisconnectOptions) -> anyhow::Result<Exit> {
     let environment = Environment::of_process()?;
-    let file = file(&options.place, &environment)?;
+    let (file, _) = place(&options.place, &environment)?;
     let pool = Placements::load(&state_dir(&environment))?.remove(&file)?;
     let text = match options.json {
         true => format!("{:#}\n", json!({ "pool": pool, "file": file })),
@@ -141,16 +142,20 @@ fn read_key(path: &Path) -> anyhow::Result<SharedKey> {
     }
 }
 
-/// Where the client looks.
-fn file(place: &PlaceOptions, environment: &Environment) -> anyhow::Result<PathBuf> {
+/// Where the client looks, and in which profile that is.
+pub(super) fn place(
+    options: &PlaceOptions,
+    environment: &Environment,
+) -> anyhow::Result<(PathBuf, ProfileDir)> {
     let mut config = Config::default();
-    place.assign(&mut config);
+    options.assign(&mut config);
     let merged = merge(config, environment)?;
-    client_file(&merged.config, &merged.profile)
+    let file = client_file(&merged.config, &merged.profile)?;
+    Ok((file, merged.profile))
 }
 
 /// Keys and what was placed, of this user.
-fn state_dir(environment: &Environment) -> PathBuf {
+pub(super) fn state_dir(environment: &Environment) -> PathBuf {
     let named = environment
         .variable("XDG_STATE_HOME")
         .filter(|d| d.starts_with('/'));

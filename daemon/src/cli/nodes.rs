@@ -88,6 +88,7 @@ fn remarks(node: &NodeInfo) -> Vec<String> {
     let power = power_words(node.power.unwrap_or_default());
     remarks.extend(power.into_iter().map(str::to_owned));
     remarks.extend(node.differences.iter().cloned());
+    remarks.extend(node.problem.clone());
     remarks
 }
 
@@ -147,6 +148,7 @@ mod tests {
                 running: 3,
                 wanted: 4,
             }),
+            problem: None,
             load: Some(1.5),
             temperature: Some(61.3),
             power: Some(Power {

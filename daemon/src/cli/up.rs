@@ -1,30 +1,37 @@
-//! `piparallel up`: a whole pool on this machine, in the foreground: a controller in this process and
-//! stock engines as its children.
+//! `piparallel up`: a whole pool on this machine, in the foreground: a controller and nodes with engines, each a
+//! process as on a machine of its own, that find one another and join; and this machine connected to it.
 
 use std::io::{IsTerminal as _, Write as _};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use clap::Args;
-use serde_json::{Map, Value};
+use piparallel_core::join::keys::SharedKey;
+use serde_json::Value;
 use tokio::io::AsyncWriteExt as _;
 use tokio::process::Command;
-use tokio::sync::{Notify, oneshot};
+use tokio::task::spawn_blocking;
 
-use super::controller::open_profile;
+use super::connect;
 use super::exit::Exit;
-use super::options::ControllerOptions;
+use super::options::PlaceOptions;
 use super::screen::Screen;
 use super::snapshot::Snapshot;
-use crate::controller::{connection_file, lifecycle};
+use crate::control;
+use crate::control::nodes::Nodes as NodeList;
+use crate::controller::connection_file;
+use crate::engines::die_with_parent;
 use crate::hub_client::HubClient;
-use crate::pool::engine::{self, EngineCommand, Engines, State};
-use crate::pool::{DEMO, orphans};
-use crate::python;
-use crate::settings::ControllerSettings;
-use crate::settings::load::{load, merge};
+use crate::laptop::joining::join;
+use crate::laptop::placement::Placements;
+use crate::laptop::pools::Found;
+use crate::logging;
+use crate::pool::nodes::{Nodes, Plan};
+use crate::private::make_private_dir;
+use crate::python::{self, Python};
+use crate::settings::LogSettings;
 use crate::settings::sources::Environment;
 use crate::signals::Signals;
 
@@ -34,14 +41,20 @@ pub struct UpOptions {
     /// Number of engines (default: one per core)
     #[arg(short = 'n', long, value_name = "N")]
     engines: Option<u32>,
+    /// Number of nodes that run them, besides the controller
+    #[arg(long, value_name = "N", default_value_t = 2)]
+    nodes: u32,
     /// Python that runs the engines (default: the first with ipyparallel in $VIRTUAL_ENV, .venv and $PATH)
     #[arg(long, value_name = "FILE")]
     python: Option<PathBuf>,
     /// Run a short demonstration once the engines are in
     #[arg(long)]
     demo: bool,
+    /// Set an option of all nodes, such as tasks.scheme=lru; `piparallel config --reference` lists them
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    assignments: Vec<String>,
     #[command(flatten)]
-    controller: ControllerOptions,
+    place: PlaceOptions,
 }
 
 /// Engines on one machine; more of them is a typing error.
@@ -49,22 +62,26 @@ const ENGINES_MAX: u32 = 4096;
 const STATUS_PERIOD: Duration = Duration::from_secs(1);
 /// While engines start, a look more often.
 const START_PERIOD: Duration = Duration::from_millis(200);
-/// All engines failed so often: it will not get better by itself.
-const FAILURES_MAX: u32 = 3;
-/// How long a nanny may take to tell the hub that its engine is gone.
-const NANNY_PATIENCE: Duration = Duration::from_secs(2);
+/// A node that starts is asked again.
+const ASK_PERIOD: Duration = Duration::from_millis(50);
+
+/// A Python session against the pool, as a user would write it.
+const DEMO: &str = include_str!("demo.py");
 
 /// # Errors
 /// The pool cannot start, or ended with a failure.
 pub fn run(options: &UpOptions) -> anyhow::Result<Exit> {
+    logging::start(&LogSettings {
+        level: log::LevelFilter::Warn,
+        file: None,
+    })?;
     let runtime = super::runtime()?;
     runtime.block_on(async {
         let mut signals = Signals::install(true)?;
-        let Some(pool) = stoppable(Pool::prepare(options), &mut signals).await else {
-            return Ok(());
-        };
-        let (pool, prepared) = pool?;
-        pool.run(prepared, &mut signals).await
+        match stoppable(Pool::prepare(options), &mut signals).await {
+            Some(pool) => pool?.run(&mut signals).await,
+            None => Ok(()),
+        }
     })?;
     Ok(Exit::Success)
 }
@@ -79,124 +96,117 @@ async fn stoppable<T>(work: impl Future<Output = T>, signals: &mut Signals) -> O
 
 /// What is known before anything is started.
 struct Pool {
-    settings: ControllerSettings,
-    command: EngineCommand,
-    count: u32,
+    plan: Plan,
     demo: bool,
+    /// Whether a client finds it without being told where.
+    is_default: bool,
+    state_dir: PathBuf,
 }
 
 impl Pool {
-    async fn prepare(options: &UpOptions) -> anyhow::Result<(Self, lifecycle::Prepared)> {
-        let count = match options.engines {
+    async fn prepare(options: &UpOptions) -> anyhow::Result<Self> {
+        let engines = match options.engines {
             Some(count) => count,
             None => cores()?,
         };
-        if count > ENGINES_MAX {
-            bail!("{count} engines on one machine are too many (at most {ENGINES_MAX})");
+        if engines > ENGINES_MAX {
+            bail!("{engines} engines on one machine are too many (at most {ENGINES_MAX})");
+        }
+        if options.nodes == 0 && engines > 0 {
+            bail!("engines need a node that runs them (--nodes 1)");
         }
         let environment = Environment::of_process()?;
-        let config = options.controller.assignments()?;
-        let mut loaded = load(merge(config, &environment)?, &environment)?;
-        // The terminal is for the status.
-        let log = loaded.settings.profile.log().join(format!(
-            "ipcontroller-{}-{}.log",
-            loaded.settings.cluster_id,
-            std::process::id()
-        ));
-        loaded.settings.log.file.get_or_insert(log);
-        let mut settings = open_profile(loaded)?;
-        let python = python::find(options.python.as_deref(), &environment).await?;
-        settings.python = Some(python.path.clone());
-        let prepared = lifecycle::prepare(settings)?;
-        let settings = prepared.settings().clone();
-        println!(
-            "Engines run {} with ipyparallel {}",
-            python.path.display(),
-            python.version
-        );
-        let command = EngineCommand {
-            python: python.path,
-            connection_file: settings.engine.file.clone(),
-            profile: settings.profile.path.clone(),
-            log_dir: settings.profile.log(),
-            env: Vec::new(),
-        };
-        let pool = Self {
-            settings,
-            command,
-            count,
+        let Python { path, version } =
+            python::find(options.python.as_deref(), &environment).await?;
+        println!("Engines run {} with ipyparallel {version}", path.display());
+        let (place, profile) = connect::place(&options.place, &environment)?;
+        let log_dir = profile.log();
+        std::fs::create_dir_all(&log_dir)
+            .with_context(|| format!("cannot make the directory {}", log_dir.display()))?;
+        Ok(Self {
+            is_default: profile.path.ends_with(".ipython/profile_default")
+                && options.place.cluster_id.is_none(),
+            plan: Plan {
+                place,
+                log_dir,
+                python: path,
+                engines,
+                nodes: options.nodes,
+                assignments: options.assignments.clone(),
+            },
             demo: options.demo,
-        };
-        Ok((pool, prepared))
+            state_dir: connect::state_dir(&environment),
+        })
     }
 
-    /// Controller and engines, until a signal, a failure, or a client's wish.
-    async fn run(self, prepared: lifecycle::Prepared, signals: &mut Signals) -> anyhow::Result<()> {
-        orphans::adopt();
-        let (ready, is_ready) = oneshot::channel();
-        let stop = Notify::new();
-        let on_ready = || {
-            // Nobody waits any more if a signal came first.
-            let _ = ready.send(());
-        };
-        let controller = prepared.run(on_ready, stop.notified());
-        let mut controller = std::pin::pin!(controller);
-        tokio::select! {
-            result = &mut controller => return result,
-            _ = is_ready => {}
-        }
-        let engines = Engines::start(&self.command, self.count);
-        let mut controller_result = None;
-        let session_result = tokio::select! {
-            result = &mut controller => {
-                controller_result = Some(result);
-                println!("The controller was asked to stop.");
-                Ok(())
-            }
-            result = stoppable(self.session(&engines), signals) => result.unwrap_or(Ok(())),
-        };
+    /// All nodes, until a signal, a failure, or a client's wish.
+    async fn run(self, signals: &mut Signals) -> anyhow::Result<()> {
+        let mut nodes = Nodes::start(&self.plan)?;
+        let session = stoppable(self.session(&mut nodes), signals).await;
+        println!("Stopping the nodes ...");
         let hurry = async {
             signals.next().await;
         };
-        let ending = async {
-            println!("Stopping the engines ...");
-            engines.stop(hurry).await;
-            orphans::end_all(NANNY_PATIENCE).await;
-            stop.notify_one();
-        };
-        match controller_result {
-            Some(result) => {
-                ending.await;
-                session_result.and(result)
-            }
-            // Engines take their leave from a hub that is there.
-            None => {
-                let (result, ()) = tokio::join!(controller, ending);
-                session_result.and(result)
-            }
-        }
+        nodes.stop(hurry).await;
+        let disconnected = self.disconnect();
+        session.unwrap_or(Ok(())).and(disconnected)
     }
 
-    async fn session(&self, engines: &Engines) -> anyhow::Result<()> {
-        let file = connection_file::read(&self.settings.client.file)?
-            .context("the connection file is gone (did somebody remove it?)")?;
-        let mut hub = HubClient::connect(&file).await?;
-        self.wait_for_engines(&mut hub, engines).await?;
-        if self.demo && self.count > 0 {
+    async fn session(&self, nodes: &mut Nodes) -> anyhow::Result<()> {
+        self.connect(nodes).await?;
+        let mut hub = self.hub().await?;
+        self.wait_for_engines(&mut hub, nodes).await?;
+        if self.demo && self.plan.engines > 0 {
             self.demonstrate().await?;
         }
-        println!("\n{}\n", self.how_to_connect(&file));
-        self.follow(&mut hub, engines).await
+        println!("\n{}\n", self.how_to_connect(nodes));
+        self.follow(hub, nodes).await
     }
 
-    async fn wait_for_engines(&self, hub: &mut HubClient, engines: &Engines) -> anyhow::Result<()> {
+    /// Joins as a laptop would, with the key for laptops.
+    async fn connect(&self, nodes: &mut Nodes) -> anyhow::Result<()> {
+        let key = loop {
+            nodes.check()?;
+            let renew = control::Command::ClientKey { renew: false };
+            if let Ok(answer) = ask(nodes.control_dir(), renew).await {
+                let key = answer.get("key").and_then(Value::as_str);
+                break key
+                    .context("the controller tells no key")?
+                    .parse::<SharedKey>()?;
+            }
+            tokio::time::sleep(ASK_PERIOD).await;
+        };
+        let found = Found {
+            pool: nodes.pool.clone(),
+            addresses: vec![nodes.address()],
+        };
+        let joined = join(&found, Some(key), nodes.dir(), |_| {}).await?;
+        make_private_dir(&self.state_dir)?;
+        Placements::load(&self.state_dir)?.place(&self.plan.place, &nodes.pool, joined.file)
+    }
+
+    fn disconnect(&self) -> anyhow::Result<()> {
+        let mut placements = Placements::load(&self.state_dir)?;
+        match placements.is_placed(&self.plan.place) {
+            true => placements.remove(&self.plan.place).map(drop),
+            false => Ok(()),
+        }
+    }
+
+    async fn hub(&self) -> anyhow::Result<HubClient> {
+        let file = connection_file::read(&self.plan.place)?
+            .context("the connection file is gone (did somebody remove it?)")?;
+        HubClient::connect(&file).await
+    }
+
+    async fn wait_for_engines(&self, hub: &mut HubClient, nodes: &mut Nodes) -> anyhow::Result<()> {
         let is_terminal = std::io::stdout().is_terminal();
         let mut last = None;
         loop {
             let snapshot: Snapshot = serde_json::from_value(hub.status().await?)?;
             let count = snapshot.engines.len();
             if last != Some(count) {
-                let text = format!("{count} of {} engines are in", self.count);
+                let text = format!("{count} of {} engines are in", self.plan.engines);
                 if is_terminal {
                     print!("\r{text}\x1b[K");
                 } else {
@@ -205,45 +215,29 @@ impl Pool {
                 let _ = std::io::stdout().flush();
                 last = Some(count);
             }
-            if count >= self.count as usize {
+            if count >= self.plan.engines as usize {
                 if is_terminal {
                     println!();
                 }
                 return Ok(());
             }
-            self.check_failures(engines)?;
+            nodes.check()?;
+            check_engines(nodes.control_dir()).await?;
             tokio::time::sleep(START_PERIOD).await;
         }
-    }
-
-    fn check_failures(&self, engines: &Engines) -> anyhow::Result<()> {
-        let states = engines.states();
-        let failed = |s: &State| match s {
-            State::Waiting { failures, .. } => *failures >= FAILURES_MAX,
-            State::Running { .. } => false,
-            State::Ended => true,
-        };
-        if !states.iter().all(failed) {
-            return Ok(());
-        }
-        bail!(
-            "no engine starts, the last words of the first are: {} (see {})",
-            engine::last_log_line(&self.command, 0),
-            self.command.log_dir.display()
-        )
     }
 
     /// A failure is told and does not end the pool.
     async fn demonstrate(&self) -> anyhow::Result<()> {
         println!();
-        let mut command = Command::new(&self.command.python);
+        let mut command = Command::new(&self.plan.python);
         command
             .arg("-")
-            .arg(&self.settings.client.file)
+            .arg(&self.plan.place)
             .stdin(Stdio::piped())
             .process_group(0)
             .kill_on_drop(true);
-        engine::die_with_parent(&mut command);
+        die_with_parent(&mut command);
         let mut child = command.spawn().context("cannot start the demonstration")?;
         if let Some(mut stdin) = child.stdin.take() {
             // If Python ends early, its exit code tells.
@@ -256,73 +250,65 @@ impl Pool {
         Ok(())
     }
 
-    fn how_to_connect(&self, file: &Map<String, Value>) -> String {
-        let python = self.command.python.display();
-        let arguments = self.client_arguments();
-        let log = self.settings.log.file.as_ref();
-        let log = log.map_or(String::new(), |f| {
-            format!("\nLog of the controller: {}", f.display())
-        });
-        let remote = match file.get("interface").and_then(Value::as_str) {
-            Some(interface) if interface.contains("127.0.0.1") => {
-                "\nOnly this machine can connect; --ip='*' opens the pool to others.".to_owned()
-            }
-            _ => format!(
-                "\nFrom another machine: copy {} there and give its path to ipp.Client().",
-                self.settings.client.file.display()
-            ),
+    fn how_to_connect(&self, nodes: &Nodes) -> String {
+        let arguments = match self.is_default {
+            true => String::new(),
+            false => format!("{:?}", self.plan.place),
         };
         format!(
             "The pool is ready. From another shell:\n\n    {python}\n    >>> import ipyparallel as ipp\n    \
-             >>> client = ipp.Client({arguments})\n    >>> client[:].apply_sync(lambda: 6 * 7)\n{remote}{log}\n\
-             Ctrl-C stops the pool."
+             >>> client = ipp.Client({arguments})\n    >>> client[:].apply_sync(lambda: 6 * 7)\n\n\
+             Its nodes: piparallel nodes --run-dir={control}\nTheir logs: {logs}/piparallel-*.log\n\
+             Only this machine can connect. Ctrl-C stops the pool.",
+            python = self.plan.python.display(),
+            control = nodes.control_dir().display(),
+            logs = self.plan.log_dir.display(),
         )
     }
 
-    /// What `ipp.Client()` needs to find this pool: nothing for the default profile.
-    fn client_arguments(&self) -> String {
-        let profile = &self.settings.profile.path;
-        let is_default =
-            profile.ends_with(".ipython/profile_default") && self.settings.cluster_id.is_empty();
-        if is_default {
-            String::new()
-        } else {
-            format!("{:?}", self.settings.client.file)
-        }
-    }
-
     /// Shows the state until something else ends it.
-    async fn follow(&self, hub: &mut HubClient, engines: &Engines) -> anyhow::Result<()> {
+    async fn follow(&self, mut hub: HubClient, nodes: &mut Nodes) -> anyhow::Result<()> {
         let mut screen = Screen::new();
         loop {
-            let snapshot: Snapshot = serde_json::from_value(hub.status().await?)?;
-            let running = running(engines);
-            orphans::reap(&running);
-            let line = format!(
-                "{} of {} engines, tasks: {}",
-                snapshot.engines.len(),
-                self.count,
-                snapshot.tasks.summary()
-            );
-            screen.show(&snapshot.render(super::ENGINES_ON_SCREEN), &line);
-            if engines.states().iter().all(|s| *s == State::Ended) && self.count > 0 {
-                println!("All engines were asked to stop.");
-                return Ok(());
+            nodes.check()?;
+            match hub.status().await {
+                Ok(status) => {
+                    let snapshot: Snapshot = serde_json::from_value(status)?;
+                    let line = format!(
+                        "{} of {} engines, tasks: {}",
+                        snapshot.engines.len(),
+                        self.plan.engines,
+                        snapshot.tasks.summary()
+                    );
+                    screen.show(&snapshot.render(super::ENGINES_ON_SCREEN), &line);
+                }
+                // A client may have asked the controller to end: the node starts it anew.
+                Err(_) => {
+                    tokio::time::sleep(STATUS_PERIOD).await;
+                    hub = self.hub().await?;
+                }
             }
             tokio::time::sleep(STATUS_PERIOD).await;
         }
     }
 }
 
-fn running(engines: &Engines) -> Vec<u32> {
-    let states = engines.states();
-    states
-        .iter()
-        .filter_map(|s| match s {
-            State::Running { pid } => Some(*pid),
-            State::Waiting { .. } | State::Ended => None,
-        })
-        .collect()
+async fn ask(control_dir: &Path, command: control::Command) -> anyhow::Result<Value> {
+    let dir = control_dir.to_owned();
+    spawn_blocking(move || control::client::ask(&dir, command)).await?
+}
+
+/// That engines start somewhere.
+async fn check_engines(control_dir: &Path) -> anyhow::Result<()> {
+    let nodes: NodeList = serde_json::from_value(ask(control_dir, control::Command::Nodes).await?)?;
+    let problem = nodes.nodes.iter().find_map(|node| {
+        let none_runs = node.engines.is_some_and(|e| e.running == 0 && e.wanted > 0);
+        node.problem.as_ref().filter(|_| none_runs)
+    });
+    match problem {
+        Some(problem) => bail!("no engine starts: {problem}"),
+        None => Ok(()),
+    }
 }
 
 fn cores() -> anyhow::Result<u32> {

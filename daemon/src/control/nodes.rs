@@ -52,6 +52,8 @@ pub struct NodeInfo {
     pub model: Option<String>,
     /// Engines that run, and that shall.
     pub engines: Option<EngineCount>,
+    /// Why engines that shall run do not.
+    pub problem: Option<String>,
     pub load: Option<f32>,
     /// °C.
     pub temperature: Option<f32>,

@@ -11,6 +11,7 @@ use anyhow::{Context as _, bail};
 use piparallel_core::channel::Channel;
 use piparallel_core::wire::zmtp::PublicKey;
 use serde_json::{Map, Value, json};
+use tokio::task::spawn_blocking;
 
 use super::address;
 use super::bind::Bound;
@@ -132,14 +133,18 @@ impl ConnectionFiles {
         &self.contents[1].1
     }
 
-    /// Writes both, the engines' first: a client that finds its file finds the other too.
+    /// Writes both, the engines' first: a client that finds its file finds the other too. Without waiting for
+    /// the disk, which may take its time. Must be called on a runtime.
     ///
     /// # Errors
-    /// The directory or a file cannot be written.
-    pub fn publish(&self) -> anyhow::Result<()> {
-        for (path, content) in &self.contents {
-            write(path, content)?;
-            log::info!("wrote {}", path.display());
+    /// The directory or a file cannot be written. Then none of them is there.
+    pub async fn publish(&self) -> anyhow::Result<()> {
+        for (path, content) in self.contents.clone() {
+            let written = spawn_blocking(move || write(&path, &content)).await;
+            if let Err(cause) = written.map_err(anyhow::Error::from).flatten() {
+                self.remove();
+                return Err(cause);
+            }
         }
         Ok(())
     }
@@ -174,7 +179,9 @@ fn common(
 
 fn write(path: &Path, content: &Map<String, Value>) -> anyhow::Result<()> {
     let text = serde_json::to_string_pretty(content).context("a connection file is no JSON")?;
-    write_private(path, text.as_bytes())
+    write_private(path, text.as_bytes())?;
+    log::info!("wrote {}", path.display());
+    Ok(())
 }
 
 /// Makes the profile's directories, private where keys and process ids are.
@@ -341,8 +348,13 @@ mod tests {
     }
 
     fn publish(settings: &ControllerSettings) -> ConnectionFiles {
-        let files = ConnectionFiles::new(settings, &bind(settings).unwrap());
-        files.publish().unwrap();
+        publish_bound(settings, &bind(settings).unwrap())
+    }
+
+    fn publish_bound(settings: &ControllerSettings, bound: &Bound) -> ConnectionFiles {
+        let files = ConnectionFiles::new(settings, bound);
+        let runtime = tokio::runtime::Builder::new_current_thread().build();
+        runtime.unwrap().block_on(files.publish()).unwrap();
         files
     }
 
@@ -449,7 +461,7 @@ mod tests {
         let mut settings = settings_in(dir.path());
         settings.client.ssh = "a@b".to_owned();
         let bound = bind(&settings).unwrap();
-        ConnectionFiles::new(&settings, &bound).publish().unwrap();
+        publish_bound(&settings, &bound);
         let mut next = settings_in(dir.path());
         next.session_key = Secret::new("another".to_owned());
         let existing = read_existing(&next).unwrap().unwrap();

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
 
-use crate::private::write_private;
+use crate::private::SavedFile;
 use crate::settings::ControllerSettings;
 
 /// More than a pool of any size needs; a file beyond it is not what it should be.
@@ -39,12 +39,10 @@ pub fn read(path: &Path) -> anyhow::Result<Option<Vec<u8>>> {
     }
 }
 
-/// Replaces the content.
-///
-/// # Errors
-/// The file cannot be written.
-pub fn write(path: &Path, content: &[u8]) -> anyhow::Result<()> {
-    write_private(path, content)
+/// The file for the engines of this controller. Must be called on a `LocalRuntime`.
+#[must_use]
+pub fn saved(settings: &ControllerSettings) -> SavedFile {
+    SavedFile::new(path(settings), "--restore would not find the engines")
 }
 
 #[cfg(test)]
@@ -57,7 +55,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("engines.json");
         assert_eq!(read(&file).unwrap(), None);
-        write(&file, b"{}").unwrap();
+        std::fs::write(&file, b"{}").unwrap();
         assert_eq!(read(&file).unwrap(), Some(b"{}".to_vec()));
     }
 

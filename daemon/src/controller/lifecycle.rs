@@ -2,12 +2,14 @@
 
 use std::future::Future;
 
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use serde_json::{Map, Value};
-use tokio::sync::Notify;
+use tokio::task::spawn_local;
 
 use super::bind::{Bound, bind, bind_again};
 use super::claim::Claim;
 use super::connection_file::{self, ConnectionFiles};
+use super::former_connections::{self, FormerConnections};
 use super::run::Admissions;
 use crate::settings::ControllerSettings;
 
@@ -19,6 +21,7 @@ pub struct Prepared {
     /// The files of an earlier controller are there and stay as they are.
     is_continued: bool,
     admissions: Option<Admissions>,
+    former: FormerConnections,
     _claim: Claim,
 }
 
@@ -28,16 +31,19 @@ pub struct Prepared {
 /// A port cannot be had, another controller runs here, or files to be reused are damaged.
 pub fn prepare(mut settings: ControllerSettings) -> anyhow::Result<Prepared> {
     let claim = Claim::take(&settings)?;
+    raise_open_files();
     let existing = if settings.reuse {
         connection_file::read_existing(&settings)?
     } else {
         None
     };
-    let bound = match &existing {
-        None => bind(&settings)?,
+    let (former, bound) = match &existing {
+        None => (FormerConnections::default(), bind(&settings)?),
         Some(existing) => {
             existing.apply(&mut settings)?;
-            bind_again(&settings, &existing.ports, &existing.leaves)?
+            let former = FormerConnections::take(&former_connections::path(&settings));
+            let bound = bind_again(&settings, &existing.ports, &existing.leaves)?;
+            (former, bound)
         }
     };
     Ok(Prepared {
@@ -46,6 +52,7 @@ pub fn prepare(mut settings: ControllerSettings) -> anyhow::Result<Prepared> {
         bound,
         is_continued: existing.is_some(),
         admissions: None,
+        former,
         _claim: claim,
     })
 }
@@ -83,35 +90,24 @@ impl Prepared {
         ready: impl FnOnce(),
         shutdown: impl Future<Output = ()>,
     ) -> anyhow::Result<()> {
-        let mut published = Ok(());
-        let given_up = Notify::new();
-        let on_ready = || {
-            if !self.is_continued {
-                published = self.files.publish();
-            }
-            match published {
-                Ok(()) => ready(),
-                Err(_) => given_up.notify_one(),
-            }
-        };
-        let shutdown = async {
-            tokio::select! {
-                () = shutdown => {}
-                () = given_up.notified() => {}
-            }
-        };
+        spawn_local(self.former.end());
+        if !self.is_continued {
+            self.files.publish().await?;
+        }
         let keep = self.settings.reuse;
-        let result = super::run(
-            self.settings,
-            self.bound,
-            self.admissions,
-            on_ready,
-            shutdown,
-        )
-        .await;
+        let result = super::run(self.settings, self.bound, self.admissions, ready, shutdown).await;
         if !keep {
             self.files.remove();
         }
-        published.and(result)
+        result
+    }
+}
+
+/// An engine has eight connections, so the usual soft limit of 1024 files ends at 120 engines.
+fn raise_open_files() {
+    let raised = getrlimit(Resource::RLIMIT_NOFILE)
+        .and_then(|(_, hard)| setrlimit(Resource::RLIMIT_NOFILE, hard, hard));
+    if let Err(cause) = raised {
+        log::warn!("the limit on open files stays as it is ({cause}): large pools may not fit");
     }
 }

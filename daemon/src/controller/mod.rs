@@ -12,6 +12,8 @@ pub mod connection_file;
 mod dask;
 /// The engines of a controller, for the next one.
 pub mod engines_file;
+/// Connections that a power cut left half open.
+pub mod former_connections;
 /// From settings to a clean end.
 pub mod lifecycle;
 /// The loop around the machine.

@@ -11,7 +11,6 @@ use std::pin::pin;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::Context as _;
-use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use piparallel_core::channel::{Channel, Side};
 use piparallel_core::clock::Now;
 use piparallel_core::controller::{
@@ -26,8 +25,10 @@ use tokio::time::{Instant as TokioInstant, sleep, sleep_until};
 
 use super::bind::Bound;
 use super::dask::DaskScheduler;
-use super::{connection_file, engines_file};
+use super::former_connections::ConnectionsFile;
+use super::{connection_file, engines_file, former_connections};
 use crate::memory::Tide;
+use crate::private::SavedFile;
 use crate::python;
 use crate::settings::sources::Environment;
 use crate::settings::{ControllerSettings, CurveSettings, DatabaseSettings};
@@ -47,8 +48,10 @@ const FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
 struct Outside {
     transport: Transport,
     store: Option<Store>,
-    /// Where `engines.json` is saved.
-    engines_file: PathBuf,
+    /// `engines.json`.
+    engines_file: SavedFile,
+    /// For the next controller, if it takes the same ports.
+    connections_file: Option<ConnectionsFile>,
     /// The Python that `become_dask` runs in.
     python: Option<PathBuf>,
 }
@@ -109,7 +112,6 @@ pub async fn run(
     ready: impl FnOnce(),
     shutdown: impl Future<Output = ()>,
 ) -> anyhow::Result<()> {
-    raise_open_files();
     let (dask_results, mut dask_inputs) = mpsc::unbounded_channel();
     let (store_replies, mut store_inputs) = mpsc::unbounded_channel();
     let mut this = Loop {
@@ -119,7 +121,8 @@ pub async fn run(
         })?,
         outside: Outside {
             store: start_store(&settings, store_replies)?,
-            engines_file: engines_file::path(&settings),
+            engines_file: engines_file::saved(&settings),
+            connections_file: settings.reuse.then(|| ConnectionsFile::new(&settings)),
             python: settings.python.clone(),
             transport: start_transport(&settings, bound)?,
         },
@@ -169,14 +172,24 @@ impl Outside {
             disk: self.store.as_ref().map(Store::status).unwrap_or_default(),
         }
     }
-}
 
-/// An engine has eight connections, so the usual soft limit of 1024 files ends at 120 engines.
-fn raise_open_files() {
-    let raised = getrlimit(Resource::RLIMIT_NOFILE)
-        .and_then(|(_, hard)| setrlimit(Resource::RLIMIT_NOFILE, hard, hard));
-    if let Err(cause) = raised {
-        log::warn!("the limit on open files stays as it is ({cause}): large pools may not fit");
+    fn notice_connections(&mut self, event: &transport::Event) {
+        use transport::Event::{Connected, Disconnected};
+        if let (Some(file), Connected { .. } | Disconnected { .. }) =
+            (&mut self.connections_file, event)
+        {
+            file.outdate();
+        }
+    }
+
+    fn save_connections(&mut self) {
+        if let Some(file) = &mut self.connections_file {
+            file.refresh(|| {
+                let ends = self.transport.ends();
+                ends.filter_map(|(local, peer)| former_connections::ends(local, peer))
+                    .collect()
+            });
+        }
     }
 }
 
@@ -214,6 +227,7 @@ impl Loop {
                 let waiting = totals.queued_bytes + totals.partial_bytes;
                 self.tide.look(totals.large_received, waiting);
                 self.machine.set_shell_status(self.outside.status());
+                self.outside.save_connections();
                 self.machine.handle_timeout(now);
             }
             Input::Store(ticket, reply) => self
@@ -222,6 +236,7 @@ impl Loop {
             Input::Dask(ticket, result) => self.dask_started(now, ticket, result),
             Input::Batch => {
                 for event in batch.drain(..) {
+                    self.outside.notice_connections(&event);
                     let event = self.core_event(event);
                     self.machine.handle_event(now, event);
                     self.execute_all();
@@ -292,7 +307,7 @@ impl Loop {
                         .handle_event(now, Event::DbReply { ticket, reply });
                 }
             }
-            Command::SaveEngines(text) => self.save_engines(&text),
+            Command::SaveEngines(text) => self.outside.engines_file.save(text.into_bytes()),
             Command::StartDask { ticket, arguments } => {
                 self.start_dask(ticket, arguments.get().to_owned())
             }
@@ -304,12 +319,6 @@ impl Loop {
                 }
             }
             Command::Shutdown => self.ended = true,
-        }
-    }
-
-    fn save_engines(&self, text: &str) {
-        if let Err(cause) = engines_file::write(&self.outside.engines_file, text.as_bytes()) {
-            log::warn!("{cause:#}; --restore would not find the engines");
         }
     }
 
@@ -350,13 +359,14 @@ impl Loop {
     /// Lets the last messages leave, and the database write what it was told.
     async fn finish(mut self) {
         if let Some(text) = self.machine.unsaved_engines() {
-            self.save_engines(&text);
+            self.outside.engines_file.save(text.into_bytes());
         }
         let last_moment = TokioInstant::now() + FLUSH_TIMEOUT;
         while self.outside.transport.totals().queued_bytes > 0 && TokioInstant::now() < last_moment
         {
             sleep(FLUSH_PAUSE).await;
         }
+        self.outside.engines_file.finish().await;
         if let Some(store) = self.outside.store.take() {
             store.stop();
         }

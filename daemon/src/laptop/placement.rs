@@ -77,6 +77,12 @@ impl Placements {
         write_private(file, &serde_json::to_vec_pretty(&content)?)
     }
 
+    /// Whether we placed something at `file`.
+    #[must_use]
+    pub fn is_placed(&self, file: &Path) -> bool {
+        self.all.contains_key(file)
+    }
+
     /// Removes what was placed at `file`; the pool that it was of.
     ///
     /// # Errors

@@ -1,18 +1,19 @@
-//! The engines of this node: told which pool they work for, and watched.
+//! The engines of this node: told which pool they work for, and looked at.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::pin::pin;
 use std::time::Duration;
 
-use anyhow::Context as _;
+use anyhow::{Context as _, bail};
+use nix::unistd::geteuid;
+use piparallel_core::engines::{SlotStatus, Status};
 use serde_json::{Map, Value};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::spawn_local;
-use tokio::time::{MissedTickBehavior, interval};
+use tokio::time::sleep;
 
-use crate::laptop::python_versions;
-use crate::pool::engine::{EngineCommand, Engines, State};
-use crate::private::write_private;
+use crate::engines::{self, EngineUser, Engines, GRACE};
 use crate::python;
 use crate::settings::node::EngineSettings;
 use crate::settings::sources::Environment;
@@ -22,6 +23,8 @@ use crate::settings::sources::Environment;
 pub struct HostStatus {
     pub running: u32,
     pub wanted: u32,
+    /// Why engines that shall run do not.
+    pub problem: Option<String>,
     /// Of Python and packages.
     pub versions: BTreeMap<String, String>,
 }
@@ -41,14 +44,20 @@ enum Order {
     Stop(oneshot::Sender<()>),
 }
 
-/// How often the engines are counted.
-const LOOK: Duration = Duration::from_millis(500);
+/// After which time it is looked again whether engines can be run.
+const RETRY: Duration = Duration::from_secs(15);
+
+/// An engine that failed so often in a row has a problem that people should know of.
+const FAILURES: u32 = 3;
+
+/// Characters of a problem, at most.
+const PROBLEM_MAX: usize = 240;
 
 impl Host {
-    /// Starts to look after engines; there are none before a connection file comes. Must be called on a
-    /// `LocalRuntime`.
+    /// Starts to look after engines; there are none before a connection file comes. Without a user of their own
+    /// they live below `state_dir`. Must be called on a `LocalRuntime`.
     #[must_use]
-    pub fn start(settings: EngineSettings, count: u32, dir: PathBuf) -> Self {
+    pub fn start(settings: EngineSettings, count: u32, state_dir: &Path) -> Self {
         let (orders, inbox) = mpsc::unbounded_channel();
         let (status, receiver) = watch::channel(HostStatus {
             wanted: count,
@@ -57,12 +66,12 @@ impl Host {
         let keeper = Keeper {
             settings,
             count,
-            dir,
+            state_dir: state_dir.to_owned(),
+            inbox,
             file: None,
-            engines: None,
             status,
         };
-        spawn_local(keeper.run(inbox));
+        spawn_local(keeper.run());
         Self {
             orders,
             status: receiver,
@@ -107,113 +116,134 @@ impl Host {
 struct Keeper {
     settings: EngineSettings,
     count: u32,
-    dir: PathBuf,
+    state_dir: PathBuf,
+    inbox: mpsc::UnboundedReceiver<Order>,
     file: Option<Map<String, Value>>,
-    engines: Option<Engines>,
     status: watch::Sender<HostStatus>,
 }
 
 impl Keeper {
-    async fn run(mut self, mut inbox: mpsc::UnboundedReceiver<Order>) {
-        let mut look = interval(LOOK);
-        look.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    async fn run(mut self) {
+        let Some(engines) = self.begin().await else {
+            return;
+        };
+        if let Some(file) = self.file.take() {
+            engines.connect(file);
+        }
+        let mut status = engines.status();
         loop {
             tokio::select! {
-                order = inbox.recv() => match order {
-                    Some(Order::File(file)) if self.file.as_ref() == Some(&file) => {}
-                    Some(Order::File(file)) => {
-                        self.file = Some(file);
-                        self.start_anew().await;
-                    }
-                    Some(Order::NoPool) => {
-                        self.file = None;
-                        self.end().await;
-                    }
-                    Some(Order::Restart) => self.start_anew().await,
+                order = self.inbox.recv() => match order {
+                    Some(Order::File(file)) => engines.connect(file),
+                    Some(Order::NoPool) => engines.disconnect(GRACE),
+                    Some(Order::Restart) => engines.restart(),
                     Some(Order::Stop(done)) => {
-                        self.end().await;
+                        engines.stop(GRACE, std::future::pending()).await;
                         // Whoever asked may have been in a hurry.
                         let _ = done.send(());
                         return;
                     }
-                    None => return self.end().await,
+                    None => return engines.stop(Duration::ZERO, std::future::pending()).await,
                 },
-                _ = look.tick() => self.count(),
+                Ok(()) = status.changed() => {
+                    let status = status.borrow_and_update();
+                    self.publish(&status);
+                }
             }
         }
     }
 
-    fn count(&self) {
-        let states = self.engines.as_ref().map(Engines::states);
-        let states = states.unwrap_or_default();
-        let is_running = |s: &&State| matches!(s, State::Running { .. });
-        let running = states.iter().filter(is_running).count();
-        let running = u32::try_from(running).unwrap_or(u32::MAX);
-        self.status.send_if_modified(|status| {
-            let is_news = status.running != running;
-            status.running = running;
-            is_news
-        });
+    /// Waits until engines can be run on this machine; `None` if it is to stop first.
+    async fn begin(&mut self) -> Option<Engines> {
+        loop {
+            let mut pause = Duration::MAX;
+            if self.count > 0 {
+                match self.try_begin().await {
+                    Ok(engines) => return Some(engines),
+                    Err(cause) => {
+                        log::error!("no engines run: {cause:#}");
+                        self.tell_problem(Some(&format!("{cause:#}")));
+                        pause = RETRY;
+                    }
+                }
+            }
+            let mut retry = pin!(sleep(pause));
+            loop {
+                tokio::select! {
+                    () = &mut retry => break,
+                    order = self.inbox.recv() => match order {
+                        Some(Order::File(file)) => self.file = Some(file),
+                        Some(Order::NoPool) => self.file = None,
+                        Some(Order::Restart) => break,
+                        Some(Order::Stop(done)) => {
+                            let _ = done.send(());
+                            return None;
+                        }
+                        None => return None,
+                    },
+                }
+            }
+        }
     }
 
-    async fn end(&mut self) {
-        if let Some(engines) = self.engines.take() {
-            engines.stop(std::future::pending()).await;
-        }
-        self.count();
-    }
-
-    async fn start_anew(&mut self) {
-        self.end().await;
-        let Some(file) = self.file.clone() else {
-            return;
-        };
-        if self.count == 0 {
-            return;
-        }
-        match self.command(&file).await {
-            Ok(command) => self.engines = Some(Engines::start(&command, self.count)),
-            Err(cause) => log::error!("no engines run: {cause:#}"),
-        }
-        self.count();
-    }
-
-    async fn command(&self, file: &Map<String, Value>) -> anyhow::Result<EngineCommand> {
+    async fn try_begin(&self) -> anyhow::Result<Engines> {
+        let settings = &self.settings;
         let environment = Environment::of_process()?;
-        let python = python::find(self.settings.python.as_deref(), &environment).await?;
-        self.note_versions(&python);
-        let dir = &self.dir;
-        std::fs::create_dir_all(dir.join("security"))
-            .with_context(|| format!("cannot make {}", dir.display()))?;
-        let connection_file = dir.join("security/ipcontroller-engine.json");
-        write_private(&connection_file, &serde_json::to_vec_pretty(file)?)?;
-        let text = |key: &str| file.get(key).and_then(Value::as_str).unwrap_or_default();
-        Ok(EngineCommand {
+        let python = python::find(settings.python.as_deref(), &environment).await?;
+        let user = settings.user.as_deref().filter(|_| geteuid().is_root());
+        let user = user.map(EngineUser::find).transpose()?;
+        let dir = self.dir(user.as_ref())?;
+        Engines::start(engines::EngineSettings {
+            count: self.count,
             python: python.path,
-            connection_file,
-            profile: dir.clone(),
-            log_dir: dir.clone(),
-            env: vec![
-                (
-                    "IPP_CURVE_PUBLICKEY".to_owned(),
-                    text("curve_publickey").to_owned(),
-                ),
-                (
-                    "IPP_CURVE_SECRETKEY".to_owned(),
-                    text("curve_secretkey").to_owned(),
-                ),
-            ],
+            imports: settings.imports.clone(),
+            profile: dir.join(PROFILE),
+            dir,
+            user,
+            memory_limit: settings.memory_limit,
+            nice: settings.nice,
+            // A pool's engines belong to all of its users.
+            revive: true,
         })
     }
 
-    fn note_versions(&self, python: &python::Python) {
-        let mut versions = BTreeMap::new();
-        versions.insert("ipyparallel".to_owned(), python.version.clone());
-        versions.extend(python_version(&python.path));
-        self.status.send_modify(|status| status.versions = versions);
+    fn dir(&self, user: Option<&EngineUser>) -> anyhow::Result<PathBuf> {
+        match (&self.settings.dir, user) {
+            (Some(dir), _) => std::path::absolute(dir).context("engines.dir is no path"),
+            (None, None) => Ok(self.state_dir.join("engines")),
+            (None, Some(user)) if user.home.is_dir() => Ok(user.home.clone()),
+            (None, Some(user)) => bail!(
+                "{} has no home for engines (make {}, or set engines.dir)",
+                user.name,
+                user.home.display()
+            ),
+        }
+    }
+
+    fn publish(&self, status: &Status) {
+        let problem = problem(status);
+        self.status.send_modify(|published| {
+            published.running = u32::try_from(status.running()).unwrap_or(u32::MAX);
+            published.versions.clone_from(&status.versions);
+        });
+        self.tell_problem(problem.as_deref());
+    }
+
+    fn tell_problem(&self, problem: Option<&str>) {
+        let problem = problem.map(|text| text.chars().take(PROBLEM_MAX).collect());
+        self.status.send_modify(|status| status.problem = problem);
     }
 }
 
-fn python_version(python: &Path) -> Option<(String, String)> {
-    Some(("python".to_owned(), python_versions::of(python)?))
+/// Of the engines, as `$HOME/.ipython/profile_default` is for people.
+const PROFILE: &str = ".ipython/profile_engines";
+
+fn problem(status: &Status) -> Option<String> {
+    if let Some(trouble) = &status.trouble {
+        return Some(trouble.clone());
+    }
+    let fails = |slot: &&SlotStatus| slot.failures >= FAILURES && slot.reason.is_some();
+    let slot = status.slots.iter().find(fails)?;
+    let reason = slot.reason.as_deref().unwrap_or_default();
+    Some(format!("engine {} {reason}", slot.slot))
 }

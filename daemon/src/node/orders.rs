@@ -191,6 +191,7 @@ fn info(node: &NodeView<'_>, now: Now, differences: Vec<String>) -> NodeInfo {
             running: report.engines_running,
             wanted: report.engines_wanted,
         }),
+        problem: report.problem.clone(),
         load: report.load,
         temperature: report.temperature,
         power: report.power,

@@ -49,8 +49,12 @@ fn controller_settings(settings: &NodeSettings, keys: &PoolKeys) -> ControllerSe
     let profile = ProfileDir {
         path: settings.state_dir.join("controller"),
     };
+    let address = match settings.network.interfaces.is_loopback_only() {
+        true => Ipv4Addr::LOCALHOST,
+        false => Ipv4Addr::UNSPECIFIED,
+    };
     let side = |name: &str| Interface {
-        addresses: vec![Ipv4Addr::UNSPECIFIED],
+        addresses: vec![address],
         ssh: String::new(),
         file: profile.security().join(format!("ipcontroller-{name}.json")),
     };

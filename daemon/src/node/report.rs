@@ -15,6 +15,7 @@ pub fn report(root: &Path, host: &HostStatus) -> Report {
     Report {
         engines_running: host.running,
         engines_wanted: host.wanted,
+        problem: host.problem.clone(),
         load: vitals.load,
         temperature: vitals.temperature,
         power: vitals.power,

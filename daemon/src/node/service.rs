@@ -104,11 +104,7 @@ impl Service {
         Ok(Self {
             join_key: JoinKey::load(&settings.state_dir, settings.join_key.clone())?,
             pins: Pins::load(&settings.state_dir)?,
-            host: Host::start(
-                settings.engines.clone(),
-                count,
-                settings.state_dir.join("engines"),
-            ),
+            host: Host::start(settings.engines.clone(), count, &settings.state_dir),
             own: key.id(),
             role: RoleMachine::new(Duration::ZERO, config),
             secret,

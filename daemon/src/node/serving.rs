@@ -1,7 +1,7 @@
 //! The controller role: the pool's controller, and the door at which nodes and laptops join it.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{Ipv4Addr, Ipv6Addr};
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -24,7 +24,7 @@ use super::report::common_versions;
 use crate::controller::{Admissions, Admitted};
 use crate::join::nodes_db::NodesDb;
 use crate::join::server::{Door, DoorEvent};
-use crate::settings::node::NodeSettings;
+use crate::settings::node::{NetworkSettings, NodeSettings};
 
 /// A pool that is served. Ends with [`Serving::stop`].
 pub struct Serving {
@@ -69,7 +69,7 @@ impl Serving {
         epoch: u64,
     ) -> anyhow::Result<Self> {
         let keys = PoolKeys::load_or_create(&settings.state_dir)?;
-        let listener = listen(settings.network.port).await?;
+        let listener = listen(&settings.network).await?;
         let mut prepared = pool::prepare(settings, &keys)?;
         let engine_file = prepared.engine_file().clone();
         let client_file = prepared.client_file().clone();
@@ -244,13 +244,16 @@ impl Serving {
 }
 
 /// On all addresses, IPv4 and IPv6 where the system has it.
-async fn listen(port: u16) -> anyhow::Result<TcpListener> {
-    let any = SocketAddr::from((Ipv6Addr::UNSPECIFIED, port));
-    let listener = match TcpListener::bind(any).await {
-        Err(cause) if cause.kind() != std::io::ErrorKind::AddrInUse => {
-            TcpListener::bind(SocketAddr::from((Ipv4Addr::UNSPECIFIED, port))).await
-        }
-        result => result,
+async fn listen(network: &NetworkSettings) -> anyhow::Result<TcpListener> {
+    let port = network.port;
+    let listener = match network.interfaces.is_loopback_only() {
+        true => TcpListener::bind((Ipv4Addr::LOCALHOST, port)).await,
+        false => match TcpListener::bind((Ipv6Addr::UNSPECIFIED, port)).await {
+            Err(cause) if cause.kind() != std::io::ErrorKind::AddrInUse => {
+                TcpListener::bind((Ipv4Addr::UNSPECIFIED, port)).await
+            }
+            result => result,
+        },
     };
     listener.with_context(|| {
         format!("nodes cannot join at port {port} (see `ss -ltnp`, or set network.port)")

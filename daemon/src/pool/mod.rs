@@ -1,9 +1,4 @@
-//! A pool on one machine: engines as child processes of the controller, and what leaves none behind.
+//! A pool on one machine.
 
-/// Engine processes: start, restart, stop.
-pub mod engine;
-/// Processes that engines leave behind.
-pub mod orphans;
-
-/// A Python session against the pool, as a user would write it.
-pub const DEMO: &str = include_str!("demo.py");
+/// Nodes as processes of this machine.
+pub mod nodes;

@@ -210,6 +210,14 @@ impl Transport {
         self.shared.peer(peer).map_or(0, |peer| peer.queued_bytes())
     }
 
+    /// Our address and the peer's, of all connections.
+    pub fn ends(&self) -> impl Iterator<Item = (SocketAddr, SocketAddr)> {
+        let peers = self.shared.peers();
+        peers
+            .into_iter()
+            .filter_map(|peer| Some((peer.local()?, peer.address)))
+    }
+
     #[must_use]
     pub fn totals(&self) -> Totals {
         self.shared.totals()

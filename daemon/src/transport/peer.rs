@@ -86,6 +86,11 @@ impl Peer {
         }
     }
 
+    /// Our end; `None` once it is closed.
+    pub(super) fn local(&self) -> Option<SocketAddr> {
+        self.stream.local_addr().ok()
+    }
+
     /// Whether the channel is one that is subscribed to: its peers lose what they do not read.
     pub(super) fn is_subscriber(&self) -> bool {
         self.channel.socket_type() == SocketType::Pub

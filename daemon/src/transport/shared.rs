@@ -261,6 +261,10 @@ impl Shared {
         self.peers.borrow().get(&id).cloned()
     }
 
+    pub(super) fn peers(&self) -> Vec<Rc<Peer>> {
+        self.peers.borrow().values().cloned().collect()
+    }
+
     pub(super) fn is_allowed(&self, server: &PublicKey, client: &PublicKey) -> bool {
         let allowed = self.allowed.borrow();
         allowed.get(server).is_none_or(|keys| keys.contains(client))

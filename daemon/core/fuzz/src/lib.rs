@@ -2,8 +2,10 @@
 
 pub mod controller;
 pub mod db_query;
+pub mod join;
 pub mod message;
 pub mod task_metadata;
+pub mod txt;
 pub mod zmtp;
 
 use bytes::Bytes;

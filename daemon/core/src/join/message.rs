@@ -57,6 +57,8 @@ pub struct Report {
     /// Engines that run, and that shall.
     pub engines_running: u32,
     pub engines_wanted: u32,
+    /// Why engines that shall run do not.
+    pub problem: Option<String>,
     /// Over one minute.
     pub load: Option<f32>,
     /// °C.

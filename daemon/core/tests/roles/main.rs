@@ -1,38 +1,19 @@
 //! Pools of role machines under loss, delay, crashes, partitions and forged announcements.
-//!
-//! `SIM_SEEDS` says how many seeds each scenario plays, `SIM_SEED` replays one.
 
+#[path = "../seeds/mod.rs"]
+mod seeds;
 mod world;
 
 use std::time::Duration;
 
 use piparallel_core::discovery::Part;
+use seeds::play;
 use world::World;
 
-const SEEDS: u64 = 400;
 const TAKEOVER: Duration = Duration::from_secs(12);
 
 fn secs(seconds: u64) -> Duration {
     Duration::from_secs(seconds)
-}
-
-/// Plays a scenario with many seeds, and says which one failed.
-fn play(scenario: impl Fn(u64) + std::panic::RefUnwindSafe) {
-    let seeds = match setting("SIM_SEED") {
-        Some(seed) => seed..seed + 1,
-        None => 0..setting("SIM_SEEDS").unwrap_or(SEEDS),
-    };
-    for seed in seeds {
-        if let Err(cause) = std::panic::catch_unwind(|| scenario(seed)) {
-            eprintln!("failed with SIM_SEED={seed}");
-            std::panic::resume_unwind(cause);
-        }
-    }
-}
-
-#[expect(clippy::disallowed_methods, reason = "settings of a test run")]
-fn setting(name: &str) -> Option<u64> {
-    std::env::var(name).ok()?.parse().ok()
 }
 
 fn started(seed: u64, loss: u64) -> World {

@@ -42,6 +42,7 @@ pub(super) struct Engines {
     pub(super) memory_limit: Option<String>,
     pub(super) nice: Option<i32>,
     pub(super) user: Option<String>,
+    pub(super) dir: Option<String>,
     pub(super) drain_timeout: Option<String>,
 }
 
@@ -57,7 +58,7 @@ pub(super) struct Tasks {
 pub(super) const SECRETS: [&str; 1] = ["join_key"];
 
 /// Every option, with its section.
-pub(super) const OPTIONS: [&str; 27] = [
+pub(super) const OPTIONS: [&str; 28] = [
     "pool",
     "role",
     "name",
@@ -81,6 +82,7 @@ pub(super) const OPTIONS: [&str; 27] = [
     "engines.memory_limit",
     "engines.nice",
     "engines.user",
+    "engines.dir",
     "engines.drain_timeout",
     "tasks.database",
     "tasks.scheme",

@@ -9,6 +9,12 @@ pub struct InterfaceFilter {
 }
 
 impl InterfaceFilter {
+    /// Whether the pool is to stay on this machine.
+    #[must_use]
+    pub fn is_loopback_only(&self) -> bool {
+        self.only == ["lo"]
+    }
+
     /// Whether an interface is used. One that is named exactly is, whatever is left out; loopback is used
     /// only if it is named.
     #[must_use]

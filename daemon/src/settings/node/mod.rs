@@ -88,7 +88,10 @@ pub struct EngineSettings {
     /// Bytes that one engine may use.
     pub memory_limit: Option<u64>,
     pub nice: i32,
-    pub user: String,
+    /// `None`: as this process.
+    pub user: Option<String>,
+    /// `None`: the home of that user.
+    pub dir: Option<PathBuf>,
     pub drain_timeout: Duration,
 }
 

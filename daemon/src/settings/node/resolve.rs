@@ -155,7 +155,8 @@ fn resolve_engines(options: &Options<'_>, engines: Engines) -> anyhow::Result<En
         imports,
         memory_limit,
         nice,
-        user: options.given("engines.user", engines.user)?,
+        user: engines.user.filter(|user| !user.is_empty()),
+        dir: engines.dir.filter(|dir| !dir.is_empty()).map(PathBuf::from),
         drain_timeout: options.duration("engines.drain_timeout", engines.drain_timeout)?,
     })
 }

@@ -1,0 +1,419 @@
+"""The engines of `piparallel up`: forked from one warm Python, watched, and to clients like stock engines."""
+
+import json
+import os
+import pwd
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import ipyparallel as ipp
+import leftovers
+import psutil
+import pytest
+import zmq
+from subject import BINARY, environment, only_ours, until
+
+pytestmark = only_ours
+
+# What engines are sent is not to be imported there.
+HERE = ipp.interactive
+
+STOCK = "stock engines, each with its nanny"
+OURS = "forked engines, one nanny"
+
+
+class Pool:
+    """`piparallel up` in a home of its own, and a client of it."""
+
+    def __init__(self, home, *arguments, prefix=(), config=None, **env):
+        self.home = home
+        self.marker = leftovers.new_marker()
+        self.env = environment(home, self.marker) | {"IPYTHONDIR": str(home / ".ipython")} | env
+        self.profile = home / ".ipython" / "profile_default"
+        if config:
+            self.profile.mkdir(parents=True)
+            (self.profile / "ipcontroller_config.json").write_text(json.dumps(config))
+        self.output = home / "up.log"
+        with self.output.open("w") as log:
+            self.process = subprocess.Popen(
+                [*prefix, str(BINARY), "up", *arguments],
+                env=self.env,
+                cwd=home,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+        until(lambda: "Ctrl-C" in self.told() or self.process.poll() is not None, 60, "it is ready")
+        assert self.process.poll() is None, self.told() + self.log()
+        self.client = ipp.Client(str(self.profile / "security" / "ipcontroller-client.json"), timeout=20)
+
+    def told(self):
+        return self.output.read_text()
+
+    def log(self):
+        return "".join(path.read_text() for path in sorted(self.profile.glob("log/ipcontroller-*.log")))
+
+    def processes(self):
+        """By their names."""
+        found = {}
+        for pid in leftovers.find(self.marker):
+            try:
+                found.setdefault(psutil.Process(pid).name(), []).append(pid)
+            except psutil.NoSuchProcess:
+                pass
+        return found
+
+    def pids(self):
+        return self.client[:].apply_sync(os.getpid)
+
+    def close(self):
+        """The end that a user makes; whatever is left afterwards."""
+        self.client.close()
+        if self.process.poll() is None:
+            self.process.terminate()
+        self.process.wait(15)
+        left = leftovers.wait_gone(self.marker, 3)
+        leftovers.end(self.marker)
+        return left
+
+
+@pytest.fixture
+def new_pool(tmp_path):
+    made = []
+
+    def make(*arguments, **more):
+        home = tmp_path / f"pool{len(made)}"
+        home.mkdir()
+        made.append(Pool(home, *arguments, **more))
+        return made[-1]
+
+    yield make
+    left = [pool.close() for pool in made]
+    assert not any(left), f"left behind: {left}"
+
+
+@pytest.fixture(scope="module")
+def pool(tmp_path_factory):
+    pool = Pool(tmp_path_factory.mktemp("pool"), "-n", "2", "--import", "numpy", "--import", "no_such_module")
+    yield pool
+    left = pool.close()
+    assert not left, f"left behind: {left}"
+
+
+def engine_of(client, pid):
+    for number in client.ids:
+        if client[number].apply_sync(os.getpid) == pid:
+            return number
+
+
+# Start
+
+
+def test_engines_are_forked_from_one_parent_that_has_imported(pool):
+    processes = pool.processes()
+    assert {name: len(pids) for name, pids in processes.items() if not name.startswith("ipengine")} == {
+        "piparallel": 1,
+        "engines": 1,
+        "nanny": 1,
+    }
+    parents = {psutil.Process(pid).ppid() for pid in pool.pids()}
+    assert parents == set(processes["engines"])
+    assert all(pool.client[:].apply_sync(HERE(lambda: "numpy" in __import__("sys").modules)))
+    assert "cannot import no_such_module in advance" in pool.log()
+
+
+def test_engines_do_not_draw_the_same_random_numbers(pool):
+    @HERE
+    def draw():
+        import random
+        import uuid
+
+        import numpy
+
+        return random.random(), float(numpy.random.random()), str(uuid.uuid4())
+
+    assert all(len(set(drawn)) == 2 for drawn in zip(*pool.client[:].apply_sync(draw), strict=True))
+
+
+def test_what_an_engine_prints_to_its_terminal_is_logged_with_its_slot(pool):
+    pool.client[:].execute("import os; os.system('echo this is $$')", block=True)
+    for slot in (0, 1):
+        until(lambda slot=slot: f"engine {slot}: this is" in pool.log(), 10, f"engine {slot} is in the log")
+
+
+def test_output_for_clients_goes_to_clients(pool):
+    result = pool.client[:].execute("print('hello')", block=True)
+    until(lambda: result.stdout == ["hello\n", "hello\n"], 10, "the client has it")
+
+
+# As stock
+
+
+@pytest.fixture(scope="module", params=[STOCK, OURS])
+def either(request, tmp_path_factory):
+    """A client of two engines of either kind."""
+    if request.param == OURS:
+        pool = Pool(tmp_path_factory.mktemp("ours"), "-n", "2")
+        yield pool.client
+        assert not pool.close()
+    else:
+        pool = Pool(tmp_path_factory.mktemp("stock"), "-n", "0")
+        for _ in range(2):
+            subprocess.Popen(
+                [Path(os.sys.executable), "-m", "ipyparallel.engine", f"--profile-dir={pool.profile}"],
+                env=pool.env,
+                cwd=pool.home,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+            )
+        pool.client.wait_for_engines(2, timeout=60)
+        yield pool.client
+        pool.client.shutdown(block=True)
+        pool.close()
+
+
+def test_an_interrupt_stops_the_task(either):
+    task = either[0].apply_async(time.sleep, 60)
+    time.sleep(0.5)
+    either.send_signal(signal.SIGINT, 0, block=True)
+    with pytest.raises(ipp.RemoteError, match="KeyboardInterrupt"):
+        task.get(timeout=20)
+    assert either[0].apply_sync(HERE(lambda: "still there")) == "still there"
+
+
+def test_signals_reach_the_one_engine_by_number_and_name(either):
+    @HERE
+    def listen():
+        import signal
+
+        heard = globals()["heard"] = []
+        signal.signal(signal.SIGUSR1, lambda number, frame: heard.append(number))
+
+    either[:].apply_sync(listen)
+    either.send_signal(signal.SIGUSR1, 1, block=True)
+    either.send_signal("SIGUSR1", 1, block=True)
+    until(lambda: len(either[1].apply_sync(HERE(lambda: heard))) == 2, 10, "both are heard")  # noqa: F821
+    assert either[0].apply_sync(HERE(lambda: heard)) == []  # noqa: F821
+
+
+def test_a_signal_that_does_not_exist_is_an_error(either):
+    with pytest.raises(ipp.RemoteError, match="OSError"):
+        either.send_signal(999, 0, block=True)
+
+
+def test_abort_takes_back_what_waits(either):
+    first = either[0].apply_async(time.sleep, 1.5)
+    second = either[0].apply_async(os.getpid)
+    either.abort(second, block=True)
+    with pytest.raises(ipp.TaskAborted):
+        second.get(timeout=20)
+    assert first.get(timeout=20) is None
+
+
+def test_clear_empties_the_namespace(either):
+    either[0]["kept"] = 1
+    either.clear(0, block=True)
+    with pytest.raises(ipp.RemoteError, match="NameError"):
+        either[0]["kept"]
+
+
+# What ends, and what does not
+
+
+def test_a_killed_engine_is_started_again_and_spares_the_others(new_pool):
+    pool = new_pool("-n", "2")
+    client = pool.client
+    first, second = pool.pids()
+    view = client.load_balanced_view()
+    view.retries = 3
+    lost = client[0].apply_async(time.sleep, 60)
+    retried = [view.apply_async(HERE(lambda: (__import__("time").sleep(1), 5)[1])) for _ in range(4)]
+    time.sleep(0.5)
+    os.kill(first, signal.SIGKILL)
+    with pytest.raises(ipp.RemoteError, match="EngineError"):
+        lost.get(timeout=20)
+    assert [task.get(timeout=30) for task in retried] == [5] * 4
+    until(lambda: len(client.ids) == 2 and 0 not in client.ids, 30, "another one has come")
+    pids = pool.pids()
+    assert second in pids and first not in pids
+    assert "was ended by signal 9; another one starts" in pool.log()
+
+
+def test_an_engine_that_uses_too_much_memory_is_started_again_and_spares_the_others(new_pool):
+    pool = new_pool("-n", "2", "--memory-limit", "400")
+    first, second = pool.pids()
+    greedy = pool.client[0].apply_async(HERE(lambda: (bytearray(800 << 20), __import__("time").sleep(60))))
+    with pytest.raises(ipp.RemoteError, match="EngineError"):
+        greedy.get(timeout=30)
+    until(lambda: len(pool.client.ids) == 2, 30, "another one has come")
+    assert second in pool.pids() and first not in pool.pids()
+    assert "its limit is 400 MB" in pool.log()
+
+
+def test_a_shutdown_by_a_client_is_obeyed(new_pool):
+    pool = new_pool("-n", "2")
+    pool.client.shutdown(0, block=True)
+    until(lambda: pool.client.ids == [1], 20, "it has left")
+    time.sleep(2)
+    assert pool.client.ids == [1]
+    pool.client.shutdown(1, block=True)
+    assert pool.process.wait(20) == 0
+    assert "asked to stop" in pool.told()
+
+
+def test_a_shutdown_with_restart_brings_another_engine(new_pool):
+    """The client refuses it before it is sent; the message itself is part of the protocol."""
+    pool = new_pool("-n", "1")
+    [pid] = pool.pids()
+    [[ident], _] = pool.client._build_targets(0)
+    pool.client._send(pool.client._control_stream, "shutdown_request", content={"restart": True}, ident=ident)
+    until(lambda: pool.client.ids and 0 not in pool.client.ids, 30, "another one has come")
+    assert pool.pids() != [pid]
+
+
+def test_the_nanny_is_replaced_when_it_dies(new_pool):
+    pool = new_pool("-n", "2")
+    pids = pool.pids()
+    [nanny] = pool.processes()["nanny"]
+    os.kill(nanny, signal.SIGKILL)
+    until(lambda: pool.processes().get("nanny", [nanny]) != [nanny], 20, "there is another one")
+    task = pool.client[0].apply_async(time.sleep, 60)
+    time.sleep(1)
+    pool.client.send_signal(signal.SIGINT, 0, block=False)
+    with pytest.raises(ipp.RemoteError, match="KeyboardInterrupt"):
+        task.get(timeout=30)
+    assert pool.pids() == pids
+
+
+def test_the_warm_parent_is_replaced_when_it_dies(new_pool):
+    pool = new_pool("-n", "2")
+    [parent] = pool.processes()["engines"]
+    pids = pool.pids()
+    os.kill(parent, signal.SIGKILL)
+    until(lambda: len(pool.client.ids) == 2 and min(pool.client.ids) > 1, 60, "others have come")
+    assert not set(pids) & set(pool.pids())
+
+
+SPAWN = """
+import subprocess
+subprocess.Popen(["sleep", "1000"])
+subprocess.Popen(["sleep", "1000"], start_new_session=True)
+subprocess.Popen(["sh", "-c", "sleep 1000 & sleep 0.1"], start_new_session=True)
+"""
+
+
+@pytest.mark.parametrize("victim", ["piparallel", "engines", None])
+def test_nothing_survives_whatever_is_killed(new_pool, victim):
+    pool = new_pool("-n", "2")
+    pool.client[:].execute(SPAWN, block=True)
+    until(lambda: len(pool.processes().get("sleep", [])) >= 6, 10, "they run")
+    if victim == "engines":
+        os.kill(pool.processes()["engines"][0], signal.SIGKILL)
+        until(lambda: "sleep" not in pool.processes(), 10, "what engines started is gone")
+        return
+    pool.process.send_signal(signal.SIGKILL if victim else signal.SIGTERM)
+    pool.process.wait(15)
+    left = leftovers.wait_gone(pool.marker, 5)
+    assert not left
+
+
+def test_stopping_lets_a_short_task_finish(new_pool):
+    pool = new_pool("-n", "1")
+    task = pool.client[0].apply_async(HERE(lambda: (__import__("time").sleep(1.5), "done")[1]))
+    time.sleep(0.5)
+    pool.process.terminate()
+    assert task.get(timeout=10) == "done"
+    assert pool.process.wait(15) == 0
+
+
+# Keys
+
+
+def another_user(home):
+    """Arguments and a prefix for engines that run as `nobody`, who may not be able to reach this Python."""
+    prefix = []
+    python = Path(os.sys.executable).resolve()
+    private = [p for p in python.parents if not p.stat().st_mode & 0o001]
+    if private:
+        # A view of the file system in which that is a directory like any other.
+        opened = " ".join(map(str, private))
+        prefix = ["unshare", "--mount", "sh", "-c", UNLOCK, opened]
+    home.chmod(0o755)
+    for parent in home.parents:
+        if parent.stat().st_uid == os.getuid() and not parent.stat().st_mode & 0o001:
+            parent.chmod(parent.stat().st_mode | 0o011)
+    return ["--engine-user", "nobody", "--engine-dir", str(home / "engines")], prefix
+
+
+UNLOCK = """
+set -e
+for dir in $0; do
+    copy=$(mktemp -d)
+    mount --bind "$dir" "$copy"
+    mount -t tmpfs -o mode=755 tmpfs "$dir"
+    for entry in "$copy"/* "$copy"/.[!.]*; do
+        [ -d "$entry" ] || continue
+        mkdir "$dir/$(basename "$entry")"
+        mount --bind "$entry" "$dir/$(basename "$entry")"
+    done
+    umount "$copy"
+    rmdir "$copy"
+done
+exec "$@"
+"""
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can start engines as another user")
+def test_what_clients_send_runs_as_another_user_and_reads_no_key(new_pool, tmp_path):
+    home = tmp_path / "pool0"
+    arguments, prefix = another_user(tmp_path)
+    pool = new_pool("-n", "1", *arguments, prefix=prefix, SECRET="of the supervisor")
+
+    @HERE
+    def look(files, pid):
+        import os
+
+        def reads(path):
+            try:
+                return bool(open(path, "rb").read())
+            except OSError:
+                return False
+
+        own = open("/proc/self/environ").read()
+        return {
+            "user": (os.getuid(), os.geteuid(), os.getgroups() == [os.getgid()]),
+            "read": [f for f in [*files, f"/proc/{pid}/environ", f"/proc/{pid}/mem"] if reads(f)],
+            "secrets": "SECRET" in own or "SECRET" in os.environ,
+            "arguments": open("/proc/self/cmdline").read(),
+            "environment": own,
+            "can write": os.access(os.getcwd(), os.W_OK),
+            "new privileges": "NoNewPrivs:\t1" in open("/proc/self/status").read(),
+        }
+
+    files = [str(f) for f in (home / ".ipython" / "profile_default" / "security").iterdir()]
+    assert len(files) >= 2
+    seen = pool.client[0].apply_sync(look, files, pool.process.pid)
+    nobody = pwd.getpwnam("nobody").pw_uid
+    assert seen["user"] == (nobody, nobody, True)
+    assert seen["read"] == []
+    assert not seen["secrets"]
+    secret = json.loads((home / ".ipython/profile_default/security/ipcontroller-client.json").read_text())
+    assert secret["key"] and secret["key"] not in seen["arguments"] + seen["environment"]
+    assert seen["can write"] and seen["new privileges"]
+    pool.client.send_signal(signal.SIGINT, 0, block=True)
+
+
+def test_engines_limited_to_known_keys_have_a_control_channel(new_pool):
+    """A stock engine has none there: its nanny shows a key that it made up."""
+    public, secret = (key.decode() for key in zmq.curve_keypair())
+    config = {"Piparallel": {"engine_curve_allowed": [public]}}
+    pool = new_pool("-n", "1", "--encrypt", config=config, IPP_CURVE_PUBLICKEY=public, IPP_CURVE_SECRETKEY=secret)
+    task = pool.client[0].apply_async(time.sleep, 60)
+    time.sleep(0.5)
+    pool.client.send_signal(signal.SIGINT, 0, block=True)
+    with pytest.raises(ipp.RemoteError, match="KeyboardInterrupt"):
+        task.get(timeout=20)
