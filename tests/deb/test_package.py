@@ -123,6 +123,32 @@ def test_a_killed_node_is_started_again(machine):
     wait_until_active(machine)
 
 
+def test_a_node_that_stands_still_is_killed_and_started_again(machine):
+    before = pid(machine)
+    machine.run("kill", "-STOP", before)
+    machine.until(lambda: pid(machine) not in ("0", before), PATIENCE, "another process runs")
+    wait_until_active(machine)
+    assert "watchdog" in machine.run("journalctl", "--unit=piparallel", "--no-pager")
+
+
+def test_a_node_without_a_pool_says_so_and_is_not_ready(machine):
+    machine.run("mkdir", "-p", "/run/piparallel/piparallel.toml.d")
+    machine.run("sh", "-c", "echo 'role = \"engine\"' > /run/piparallel/piparallel.toml.d/test.toml")
+    machine.run("systemctl", "--no-block", "restart", "piparallel")
+    machine.until(
+        lambda: (
+            machine.properties("piparallel.service", "ActiveState", "StatusText")
+            == ["activating", "looks for the controller of mine"]
+        ),
+        PATIENCE,
+        f"it looks for its pool: {machine.properties('piparallel.service', 'ActiveState', 'StatusText')}",
+    )
+    assert machine.properties("multi-user.target", "ActiveState") == ["active"]
+    machine.run("rm", "-r", "/run/piparallel/piparallel.toml.d")
+    machine.run("systemctl", "restart", "piparallel")
+    wait_until_active(machine)
+
+
 def test_stop_and_start_do_what_they_say(machine):
     machine.run("systemctl", "stop", "piparallel")
     assert machine.properties("piparallel.service", "ActiveState", "Result") == ["inactive", "success"]
