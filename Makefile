@@ -9,6 +9,10 @@ VERSIONS ?= 9.2.0
 CURVE    ?=
 # For `make compat`: files of a suite that run at a time. They wait more than they compute.
 JOBS ?= 3
+# Machines to build for, as Debian calls them: `make cross`, `make deb`.
+ARCH ?= arm64 armhf amd64
+# Virtual Pis of `make vm`.
+POOL ?= 3
 # For `make install`.
 PREFIX  ?= /usr/local
 DESTDIR ?=
@@ -40,7 +44,8 @@ run: build ## start a pool on this machine and show what it can do (ENGINES=8)
 
 .PHONY: test
 test: ## run every test, with a summary at the end
-	@tests/tiers unit fuzz-replay blackbox netns "compat VERSIONS='8.8.0 9.2.0'" "compat VERSIONS=9.2.0 CURVE=1"
+	@tests/tiers unit fuzz-replay blackbox netns "compat VERSIONS='8.8.0 9.2.0'" "compat VERSIONS=9.2.0 CURVE=1" \
+	    systemd-test cross-test deb-test
 
 .PHONY: unit
 unit: ## run the tests of the Rust code, the simulation among them
@@ -76,7 +81,7 @@ lint: ## check formatting, clippy, the documentation's links, shell scripts and 
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --locked --workspace --all-targets -- -D warnings
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --locked --workspace --no-deps --document-private-items
-	shellcheck $$(git ls-files -- tests .ci | xargs grep -lE '^#!.*\b(sh|bash)$$')
+	shellcheck $$(git ls-files -- tests .ci image | xargs grep -lE '^#!.*\b(sh|bash)$$')
 	.venv/lint/bin/ruff check tests
 	.venv/lint/bin/ruff format --check tests
 
@@ -94,17 +99,56 @@ bench-nodes: ## measure how fast nodes join, return and are missed, in network n
 	@$(MAKE) --no-print-directory build PROFILE=release
 	@$(AS_ROOT) env PIPARALLEL_BIN=target/release/piparallel $(VENV)/bin/python tests/bench/nodes $(ARGS)
 
+.PHONY: cross
+cross: ## build static programs for the Pi and for servers (ARCH="arm64 armhf amd64")
+	@tests/setup cross
+	image/cross/build $(ARCH)
+
+.PHONY: cross-test
+cross-test: cross ## test these programs, under emulation
+	@tests/setup venv $(VERSION)
+	cd tests/cross && $(VENV)/bin/python -m pytest $(ARGS)
+
+.PHONY: deb
+deb: cross ## build Debian packages (ARCH="arm64 armhf amd64")
+	image/deb/build $(ARCH)
+
+.PHONY: deb-test
+deb-test: ## install, upgrade, remove and purge the package on a clean Debian with its own systemd (as root)
+	@tests/setup image
+	@tests/setup venv $(VERSION)
+	@$(MAKE) --no-print-directory deb ARCH=amd64
+	image/rootfs/build amd64
+	cd tests/deb && $(VENV)/bin/python -m pytest $(ARGS)
+
+.PHONY: image
+image: ## build card images for the Pi (ARCH="arm64 armhf", as root)
+	@tests/setup image
+	@$(MAKE) --no-print-directory deb ARCH="$(filter-out amd64,$(ARCH)) amd64"
+	@for arch in $(filter-out amd64,$(ARCH)); do image/build $$arch || exit; done
+
+.PHONY: vm
+vm: ## boot the image as a pool of virtual Pis on this machine (POOL=3, as root)
+	@tests/setup image
+	@[ -e target/image/piparallel-arm64.img ] || $(MAKE) --no-print-directory image ARCH=arm64
+	@tests/qemu/vm --pool $(POOL)
+
+.PHONY: image-test
+image-test: ## boot the image of arm64 as three virtual Pis and use them (as root, half an hour)
+	@$(MAKE) --no-print-directory image ARCH=arm64
+	@tests/setup venv $(VERSION)
+	cd tests/qemu && $(VENV)/bin/python -m pytest $(ARGS)
+
+.PHONY: systemd-test
+systemd-test: ## check the units with systemd's own tools
+	@tests/setup venv $(VERSION)
+	cd tests/systemd && $(VENV)/bin/python -m pytest $(ARGS)
+
 .PHONY: install
-install: ## install the program, its manual and shell completions (PREFIX=/usr/local, DESTDIR=)
+install: ## install the program, units, manual and shell completions (PREFIX=/usr/local, DESTDIR=)
 	@$(MAKE) --no-print-directory build PROFILE=release
 	install -D -m 755 target/release/piparallel $(DESTDIR)$(PREFIX)/bin/piparallel
-	target/release/piparallel man $(DESTDIR)$(PREFIX)/share/man/man1
-	install -d $(DESTDIR)$(PREFIX)/share/bash-completion/completions
-	target/release/piparallel completions bash > $(DESTDIR)$(PREFIX)/share/bash-completion/completions/piparallel
-	install -d $(DESTDIR)$(PREFIX)/share/zsh/site-functions
-	target/release/piparallel completions zsh > $(DESTDIR)$(PREFIX)/share/zsh/site-functions/_piparallel
-	install -d $(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d
-	target/release/piparallel completions fish > $(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d/piparallel.fish
+	image/install-data target/release/piparallel $(if $(DESTDIR),$(DESTDIR),/) $(PREFIX)
 
 .PHONY: clean
 clean: ## remove what was built, and the Python environments

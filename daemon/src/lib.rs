@@ -1,6 +1,8 @@
 //! piparallel: an IPython Parallel pool in one static binary. This crate is the part that touches the
 //! world; the decisions are in `piparallel-core`.
 
+/// The file on a card.
+pub mod card;
 /// The command line.
 pub mod cli;
 /// Questions to the service of this node.

@@ -59,11 +59,19 @@ def environment(home: Path, marker: str) -> dict[str, str]:
 class Controller:
     """One controller process with a profile directory of its own, and the engines started for it."""
 
-    def __init__(self, home: Path, *arguments: str, env: dict[str, str] | None = None, prefix: tuple[str, ...] = ()):
+    def __init__(
+        self,
+        home: Path,
+        *arguments: str,
+        env: dict[str, str] | None = None,
+        prefix: tuple[str, ...] = (),
+        command: list[str] = COMMAND,
+    ):
         self.home = home
         self.profile = home / "profile"
         self.arguments = list(arguments)
         self.prefix = list(prefix)
+        self.command = command
         self.marker = leftovers.new_marker()
         self.env = environment(home, self.marker) | (env or {})
         self.log = home / "controller.log"
@@ -73,7 +81,7 @@ class Controller:
 
     def spawn(self, *more: str) -> "Controller":
         """Start the process without waiting for anything."""
-        command = self.prefix + COMMAND + [f"--profile-dir={self.profile}", *self.arguments, *more]
+        command = self.prefix + self.command + [f"--profile-dir={self.profile}", *self.arguments, *more]
         with self.log.open("a") as log:
             log.write(f"$ {shlex.join(command)}\n")
             log.flush()

@@ -13,10 +13,14 @@ use exit::Exit;
 
 /// `piparallel approve`, `pair`, `revoke`, `rotate-key`, `client-key`.
 pub mod admission;
+/// `piparallel card`.
+pub mod card;
 /// `piparallel config`.
 pub mod config;
 /// `piparallel connect` and `disconnect`.
 pub mod connect;
+/// `piparallel console`.
+pub mod console;
 /// `piparallel controller`.
 pub mod controller;
 /// `piparallel discover`.
@@ -123,6 +127,13 @@ enum Command {
     Discover(discover::DiscoverOptions),
     /// Show the options of this node, and where each is from
     Config(config::ConfigOptions),
+    /// Apply the piparallel.toml of a card's boot partition to this machine, at boot
+    ///
+    /// Keys and passphrases are kept on this machine and taken out of the file. Mistakes are reported in
+    /// piparallel-errors.txt beside it.
+    Card(card::CardOptions),
+    /// Show on this machine's screen what it is, where it is, and what to do next
+    Console(console::ConsoleOptions),
     /// Print completions for a shell
     Completions { shell: Shell },
     /// Write the man pages to a directory, or the first one to standard output
@@ -184,6 +195,8 @@ fn run(command: Command) -> anyhow::Result<Exit> {
         Command::RestartEngines(options) => tending::restart_engines(&options),
         Command::Discover(options) => discover::run(&options),
         Command::Config(options) => config::run(&options),
+        Command::Card(options) => card::run(&options),
+        Command::Console(options) => console::run(&options),
         Command::Completions { shell } => {
             let mut text = Vec::new();
             clap_complete::generate(shell, &mut Cli::command(), "piparallel", &mut text);

@@ -4,6 +4,7 @@
 //! on behalf of clients has a user of its own if one is given, nothing of this process's environment,
 //! and gets the pool's address and keys over a socket, so that no file and no command line holds them.
 
+use std::os::unix::fs::MetadataExt as _;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
@@ -32,7 +33,7 @@ use cgroup::Cgroups;
 use output::{Outputs, Source};
 use parent::Parent;
 pub use parent::die_with_parent;
-pub use user::EngineUser;
+pub use user::{EngineUser, may_become_another};
 
 /// How engines are run.
 #[derive(Clone, Debug)]
@@ -354,7 +355,10 @@ impl Keeper {
 fn make_dir(settings: &EngineSettings) -> anyhow::Result<()> {
     let dir = &settings.dir;
     std::fs::create_dir_all(dir).with_context(|| format!("cannot make {}", dir.display()))?;
-    if let Some(user) = &settings.user {
+    let owner = std::fs::metadata(dir).map(|metadata| metadata.uid()).ok();
+    if let Some(user) = &settings.user
+        && owner != Some(user.uid.as_raw())
+    {
         std::os::unix::fs::chown(dir, Some(user.uid.as_raw()), Some(user.gid.as_raw()))
             .with_context(|| format!("cannot give {} to {}", dir.display(), user.name))?;
     }

@@ -41,7 +41,6 @@ pub mod vitals;
 /// The node cannot start, or cannot go on.
 pub async fn run(settings: NodeSettings, signals: &mut Signals) -> anyhow::Result<()> {
     let mut service = service::Service::start(settings)?;
-    tell_service_manager(&[NotifyState::Ready]);
     let result = tokio::select! {
         result = service.run() => result,
         signal = signals.next() => {

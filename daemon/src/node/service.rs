@@ -46,6 +46,8 @@ pub(super) struct Service {
     started: Instant,
     reports: Interval,
     told: String,
+    /// It was in its pool, and the service manager knows.
+    is_ready: bool,
 }
 
 /// What the loop wakes up for.
@@ -117,6 +119,7 @@ impl Service {
             started: Instant::now(),
             reports,
             told: String::new(),
+            is_ready: false,
             settings,
         })
     }
@@ -207,6 +210,8 @@ impl Service {
             }
             Input::Member(event) => self.handle_member(event),
             Input::Report => {
+                // Whoever waits for this loop waits in vain if it does not come here any more.
+                super::tell_service_manager(&[NotifyState::Watchdog]);
                 let report = self.report();
                 match &self.serving {
                     Some(serving) => serving.door.with(|a, _| a.report_self(report)),
@@ -421,6 +426,10 @@ impl Service {
             log::info!("{status}");
             super::tell_service_manager(&[NotifyState::Status(&status)]);
             self.told = status;
+        }
+        if !self.is_ready && matches!(self.part, Part::Controller | Part::Engine) {
+            super::tell_service_manager(&[NotifyState::Ready]);
+            self.is_ready = true;
         }
     }
 }

@@ -147,6 +147,18 @@ pub fn load(sources: &Sources) -> anyhow::Result<Loaded> {
     load_below(Path::new("/"), sources)
 }
 
+/// Whether the text of one file is right, by itself.
+///
+/// # Errors
+/// It is not understood, or an option has a value that it cannot have.
+pub fn check(text: &str, path: &Path) -> anyhow::Result<()> {
+    let mut inputs = Inputs::default();
+    inputs.add(REFERENCE, &Origin::Default)?;
+    inputs.add_machine(&crate::controller::address::host_name(), cores()?);
+    inputs.add(text, &Origin::File(path.to_owned()))?;
+    resolve::resolve(&inputs).map(drop)
+}
+
 fn load_below(root: &Path, sources: &Sources) -> anyhow::Result<Loaded> {
     let mut inputs = Inputs::default();
     inputs.add(REFERENCE, &Origin::Default)?;

@@ -1,0 +1,139 @@
+//! `piparallel console`: the screen of a Pi without a keyboard. What it is, where it is, and what to do next.
+
+use std::io::{Write as _, stdout};
+use std::net::Ipv4Addr;
+use std::path::Path;
+use std::time::Duration;
+
+use clap::Args;
+use nix::ifaddrs::getifaddrs;
+use serde_json::Value;
+
+use super::exit::Exit;
+use super::options::ServiceOptions;
+use crate::control::Command;
+use crate::controller::address::host_name;
+
+/// What `console` can be told.
+#[derive(Args, Clone, Debug)]
+pub struct ConsoleOptions {
+    /// Print it once
+    #[arg(long)]
+    once: bool,
+    #[command(flatten)]
+    service: ServiceOptions,
+}
+
+/// People read it; half a percent of a Pi's core is left for that.
+const LOOK: Duration = Duration::from_secs(2);
+
+const CLEAR: &str = "\x1b[H\x1b[2J";
+
+/// Mistakes in the card's file (see `card`).
+const PROBLEMS: &str = "/run/piparallel/problems";
+
+/// # Errors
+/// The screen cannot be written.
+pub fn run(options: &ConsoleOptions) -> anyhow::Result<Exit> {
+    let mut shown = String::new();
+    loop {
+        let state = options.service.ask(Command::State).ok();
+        let problems = std::fs::read_to_string(Path::new(PROBLEMS)).unwrap_or_default();
+        let page = page(&host_name(), &addresses(), state.as_ref(), &problems);
+        if options.once {
+            super::print(&page);
+            return Ok(Exit::Success);
+        }
+        if page != shown {
+            let mut out = stdout().lock();
+            write!(out, "{CLEAR}{}", page.replace('\n', "\r\n"))?;
+            out.flush()?;
+            shown = page;
+        }
+        std::thread::sleep(LOOK);
+    }
+}
+
+fn page(host: &str, addresses: &[Ipv4Addr], state: Option<&Value>, problems: &str) -> String {
+    let text = |pointer: &str| {
+        let value = state.and_then(|state| state.pointer(pointer));
+        value.and_then(Value::as_str).unwrap_or_default()
+    };
+    let number = |pointer: &str| {
+        let value = state.and_then(|state| state.pointer(pointer));
+        value.and_then(Value::as_u64).unwrap_or_default()
+    };
+    let addresses: Vec<_> = addresses.iter().map(ToString::to_string).collect();
+    let address = match addresses.is_empty() {
+        true => "none yet: is the cable in, or [wifi] in piparallel.toml?".to_owned(),
+        false => addresses.join(", "),
+    };
+    let mut page = format!(
+        "piparallel {}\n\n  name         {host}\n  address      {address}\n",
+        env!("CARGO_PKG_VERSION")
+    );
+    match state {
+        Some(_) => {
+            page += &format!("  fingerprint  {}\n", text("/fingerprint"));
+            page += &format!("  state        {}\n", text("/state"));
+            let (running, wanted) = (number("/engines/running"), number("/engines/wanted"));
+            page += &format!("  engines      {running} of {wanted}\n");
+        }
+        None => page += "  state        the service is not running (journalctl -u piparallel)\n",
+    }
+    if !problems.is_empty() {
+        page += "\n  piparallel.toml on this card has mistakes:\n";
+        page.extend(problems.lines().map(|line| format!("    {line}\n")));
+    }
+    if text("/role") == "controller" {
+        page += &format!(
+            "\n  On your laptop: piparallel connect {}\n  then in Python: import ipyparallel; ipyparallel.Client().ids\n",
+            text("/pool")
+        );
+    }
+    page
+}
+
+/// Where this machine can be reached, without those that only reach itself.
+fn addresses() -> Vec<Ipv4Addr> {
+    let Ok(interfaces) = getifaddrs() else {
+        return Vec::new();
+    };
+    let addresses =
+        interfaces.filter_map(|interface| interface.address?.as_sockaddr_in().map(|a| a.ip()));
+    addresses.filter(|address| !address.is_loopback()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn a_controller_says_how_to_connect() {
+        let state = json!({
+            "pool": "class", "role": "controller", "state": "controller of class", "fingerprint": "K7QM-2FXD",
+            "engines": {"running": 3, "wanted": 4},
+        });
+        let page = page("pi-1", &[Ipv4Addr::new(192, 168, 1, 5)], Some(&state), "");
+        for part in [
+            "pi-1",
+            "192.168.1.5",
+            "K7QM-2FXD",
+            "controller of class",
+            "3 of 4",
+            "piparallel connect class",
+        ] {
+            assert!(page.contains(part), "{part} in {page}");
+        }
+    }
+
+    #[test]
+    fn what_is_missing_comes_with_a_remedy() {
+        let page = page("pi-1", &[], None, "piparallel.toml:3: no such option\n");
+        for part in ["is the cable in", "journalctl", "piparallel.toml:3"] {
+            assert!(page.contains(part), "{part} in {page}");
+        }
+        assert!(!page.contains("laptop"));
+    }
+}

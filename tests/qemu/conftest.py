@@ -1,0 +1,55 @@
+"""Fixtures: a pool of virtual Pis that one module shares, for a boot under emulation takes minutes."""
+
+import signal
+import time
+
+import pytest
+from lab import IMAGES, require_tools
+from pool import Pool
+
+TEST_SECONDS = 1800
+
+
+def pytest_sessionstart(session):
+    try:
+        require_tools()
+    except AssertionError as why:
+        pytest.exit(str(why), returncode=2)
+    if not (IMAGES / "piparallel-arm64.img").exists():
+        pytest.exit("there is no image: run make image ARCH=arm64", returncode=2)
+
+
+@pytest.fixture(autouse=True)
+def limit_of_time():
+    """A hanging test fails; it does not hang the run."""
+
+    def expire(*_):
+        raise TimeoutError(f"the test took more than {TEST_SECONDS} s")
+
+    signal.signal(signal.SIGALRM, expire)
+    signal.alarm(TEST_SECONDS)
+    yield
+    signal.alarm(0)
+
+
+@pytest.fixture(scope="session")
+def times():
+    """What took how long; printed at the end."""
+    measured: dict[str, float] = {}
+    yield measured
+    for what, seconds in measured.items():
+        print(f"\n{what}: {seconds:.0f} s", end="")
+
+
+@pytest.fixture(scope="module")
+def pool(tmp_path_factory, times):
+    pool = Pool(tmp_path_factory.mktemp("pis"), size=3)
+    try:
+        for pi in pool.pis:
+            began = time.monotonic()
+            pi.power_on()
+            pool.wait_for_address(pi, 900)
+            times[f"pi {pi.number}: power on → address"] = time.monotonic() - began
+        yield pool
+    finally:
+        pool.close()

@@ -1,0 +1,187 @@
+"""Virtual Pis: the image of a card, booted by QEMU on a private network. As root.
+
+The network is a namespace with a bridge and a DHCP server; this machine is on it as 10.77.0.1, within the namespace.
+"""
+
+import os
+import shutil
+import signal
+import subprocess
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+IMAGES = ROOT / "target" / "image"
+BOOT_PARTITION = "4M"
+DISK_SIZE = 4 << 30
+# The kernel's command line of the card, with this machine's console in place of a Pi's.
+APPEND = (
+    "root=PARTUUID=70697061-02 rootfstype=squashfs ro rootwait fsck.repair=yes panic=10 "
+    "console=ttyAMA0 systemd.wants=piparallel-console@ttyAMA0.service"
+)
+
+
+def run(*command: str | Path, check: bool = True, timeout: float = 120, **more) -> str:
+    ran = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=timeout, **more)
+    assert not check or ran.returncode == 0, f"{command}: {ran.returncode}\n{ran.stdout}{ran.stderr}"
+    return ran.stdout
+
+
+def until(condition, seconds: float, what: str):
+    """Poll `condition` until it is true and return its value; fail with `what` after `seconds`."""
+    deadline = time.monotonic() + seconds
+    while not (value := condition()):
+        assert time.monotonic() < deadline, f"not within {seconds} s: {what() if callable(what) else what}"
+        time.sleep(0.5)
+    return value
+
+
+class Network:
+    """A namespace with a bridge on which DHCP is served."""
+
+    def __init__(self):
+        self.name = f"pis-{os.getpid()}"
+        run("ip", "netns", "add", self.name)
+        self.ip("link", "set", "lo", "up")
+        self.ip("link", "add", "lan", "type", "bridge", "mcast_snooping", "0", "forward_delay", "0")
+        self.ip("address", "add", "10.77.0.1/24", "dev", "lan")
+        self.ip("link", "set", "lan", "up")
+        self.ip("route", "add", "default", "via", "10.77.0.1", check=False)
+        self.taps = 0
+        self.leases = Path(f"/run/{self.name}.leases")
+        self.dhcp = self.spawn(
+            "dnsmasq",
+            "--keep-in-foreground",
+            "--conf-file=/dev/null",
+            "--port=0",
+            "--interface=lan",
+            "--bind-interfaces",
+            "--dhcp-range=10.77.0.50,10.77.0.200,1h",
+            f"--dhcp-leasefile={self.leases}",
+        )
+
+    def ip(self, *arguments: str, check: bool = True) -> str:
+        return run("ip", "-n", self.name, *arguments, check=check)
+
+    def inside(self, *command: str | Path) -> list[str | Path]:
+        return ["ip", "netns", "exec", self.name, *command]
+
+    def spawn(self, *command: str | Path, **more) -> subprocess.Popen:
+        more = {"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL} | more
+        return subprocess.Popen(self.inside(*command), **more)
+
+    def new_tap(self) -> str:
+        self.taps += 1
+        tap = f"tap{self.taps}"
+        self.ip("tuntap", "add", "dev", tap, "mode", "tap")
+        self.ip("link", "set", tap, "master", "lan", "up")
+        return tap
+
+    def address_of(self, mac: str) -> str | None:
+        """The address that the machine with this hardware address has."""
+        for line in self.leases.read_text().splitlines() if self.leases.exists() else []:
+            _, its_mac, address, *_ = line.split()
+            if its_mac == mac:
+                return address
+        return None
+
+    def close(self):
+        self.dhcp.kill()
+        self.dhcp.wait()
+        run("ip", "netns", "delete", self.name, check=False)
+        self.leases.unlink(missing_ok=True)
+
+
+@dataclass
+class Pi:
+    """A virtual Pi with a card of its own."""
+
+    network: Network
+    number: int
+    directory: Path
+    options: str
+    arch: str = "arm64"
+    memory: int = 512
+    cores: int = 2
+    process: subprocess.Popen | None = None
+    boots: int = 0
+    more: list[str] = field(default_factory=list)
+
+    def __post_init__(self):
+        self.mac = f"52:54:00:77:00:{self.number:02x}"
+        self.card = self.directory / f"pi{self.number}.img"
+        self.tap = self.network.new_tap()
+        run("cp", "--sparse=always", IMAGES / f"piparallel-{self.arch}.img", self.card)
+        os.truncate(self.card, DISK_SIZE)
+        self.write("piparallel.toml", self.options)
+
+    def write(self, name: str, text: str):
+        """Put a file onto the boot partition, as another computer would. The Pi has to be off."""
+        file = self.directory / name
+        file.write_text(text)
+        run("mcopy", "-o", "-i", f"{self.card}@@{BOOT_PARTITION}", file, f"::{name}")
+
+    def read(self, name: str) -> str | None:
+        """A file of the boot partition. The Pi has to be off."""
+        ran = subprocess.run(
+            ["mtype", "-i", f"{self.card}@@{BOOT_PARTITION}", f"::{name}"], capture_output=True, text=True
+        )
+        return ran.stdout if ran.returncode == 0 else None
+
+    @property
+    def log(self) -> Path:
+        return self.directory / f"pi{self.number}-{self.boots}.log"
+
+    def console(self) -> str:
+        return self.log.read_text(errors="replace") if self.log.exists() else ""
+
+    def power_on(self) -> "Pi":
+        self.boots += 1
+        emulator, cpu = {
+            "arm64": ("qemu-system-aarch64", "cortex-a53"),
+            "armhf": ("qemu-system-arm", "cortex-a7"),
+        }[self.arch]
+        files = IMAGES / self.arch
+        self.process = self.network.spawn(
+            *(emulator, "-M", "virt", "-cpu", cpu, "-smp", str(self.cores), "-m", str(self.memory)),
+            *("-kernel", files / "vmlinuz", "-initrd", files / "initrd.img", "-append", APPEND),
+            *("-drive", f"file={self.card},format=raw,if=virtio,cache=writeback"),
+            *("-netdev", f"tap,id=lan,ifname={self.tap},script=no,downscript=no"),
+            *("-device", f"virtio-net-pci,netdev=lan,mac={self.mac},romfile="),
+            *("-device", "virtio-rng-pci", "-display", "none", "-monitor", "none", "-no-reboot"),
+            *("-serial", f"file:{self.log}"),
+            *self.more,
+        )
+        return self
+
+    def power_off(self):
+        """Pull the plug."""
+        if self.process:
+            self.process.send_signal(signal.SIGKILL)
+            self.process.wait()
+            self.process = None
+
+    def is_on(self) -> bool:
+        return self.process is not None and self.process.poll() is None
+
+    def address(self) -> str | None:
+        return self.network.address_of(self.mac)
+
+    def ssh(self, key: Path, *command: str, check: bool = True, timeout: float = 120) -> str:
+        """Run a command on it as user pi, by the ssh key of its card."""
+        options = ["StrictHostKeyChecking=no", "UserKnownHostsFile=/dev/null", "LogLevel=ERROR", "ConnectTimeout=30"]
+        flags = [flag for option in options for flag in ("-o", option)]
+        return run(
+            *self.network.inside("ssh", *flags, "-i", key, f"pi@{self.address()}", *command),
+            check=check,
+            timeout=timeout,
+        )
+
+
+def require_tools():
+    """Say what is missing, before something fails for want of it."""
+    tools = ("ip", "dnsmasq", "mcopy", "mtype", "ssh", "ssh-keygen", "qemu-system-aarch64")
+    missing = [tool for tool in tools if not shutil.which(tool, path=os.environ["PATH"] + ":/usr/sbin")]
+    assert not missing, f"missing: {' '.join(missing)} (run tests/setup qemu)"
+    assert os.geteuid() == 0, "virtual Pis need root, for their network"

@@ -1,0 +1,116 @@
+"""Three cards, one join key: what a user sees, from the first boot on. The tests are steps, in this order."""
+
+import json
+import time
+
+from lab import until
+
+PATIENCE = 900
+
+COUNT = "import ipyparallel as ipp; print(sorted(ipp.Client(timeout=60).ids))"
+
+WORK = """
+import ipyparallel as ipp
+client = ipp.Client(timeout=60)
+view = client[:]
+print(view.apply_sync(lambda: __import__("platform").machine()))
+print(client.load_balanced_view().map_sync(lambda x: x * x, range(20)))
+def determinant():
+    import numpy
+    return float(numpy.linalg.det(numpy.eye(50) * 1.0))
+print(view.apply_sync(determinant))
+"""
+
+
+def engines(pool) -> int:
+    return len(json.loads(pool.python(COUNT)))
+
+
+def wait_for_engines(pool, number: int, what: str):
+    until(lambda: engines(pool) == number, PATIENCE, lambda: f"{number} engines {what}: {pool.nodes()}")
+
+
+def test_every_pi_comes_up_with_nothing_failed(pool):
+    for pi in pool.pis:
+        pool.wait_for_ssh(pi, PATIENCE)
+        assert pool.on(pi, "hostname") == f"pi-{pi.number}\n"
+        assert pool.on(pi, "systemctl", "--failed", "--no-legend", "--plain") == ""
+        journal = pool.on(pi, "sudo", "journalctl", "--boot", "--no-pager")
+        assert "ordering cycle" not in journal
+        assert "Job .* deleted to break" not in journal
+
+
+def test_they_join_with_the_key_of_their_cards_and_work(pool, times):
+    pool.connect()
+    began = time.monotonic()
+    wait_for_engines(pool, 3, "work")
+    times["connected → three engines in client.ids"] = time.monotonic() - began
+    lines = pool.python(WORK).splitlines()
+    assert lines[0] == str(["aarch64"] * 3)
+    assert lines[1] == str([x * x for x in range(20)])
+    assert lines[2] == str([1.0] * 3)
+
+
+def test_the_system_is_read_only_and_the_state_is_not(pool):
+    pi = pool.controller
+    mounts = {}
+    for line in pool.on(pi, "cat", "/proc/mounts").splitlines():
+        _, target, kind, options, *_ = line.split()
+        mounts[target] = (kind, options.split(",")[0])
+    assert mounts["/"] == ("squashfs", "ro")
+    assert mounts["/boot/firmware"] == ("vfat", "ro")
+    assert mounts["/data"] == ("ext4", "rw")
+    assert "/var/lib/piparallel" in mounts
+    assert pool.on(pi, "sudo", "touch", "/usr/x", check=False) == ""
+    size = int(pool.on(pi, "df", "--output=size", "--block-size=1M", "/data").split()[1])
+    assert size > 2000, "it has grown to the card"
+    assert pool.on(pi, "cat", "/proc/swaps").count("zram") == 1
+    assert pool.on(pi, "sudo", "ls", "/var/log/journal", check=False) == ""
+
+
+def test_secrets_are_no_longer_on_the_boot_partition(pool):
+    text = pool.on(pool.controller, "cat", "/boot/firmware/piparallel.toml")
+    assert pool.key not in text and 'join_key = ""' in text
+
+
+def test_nobody_can_log_in_with_a_password(pool):
+    shadow = pool.on(pool.controller, "sudo", "cat", "/etc/shadow")
+    passwords = [line.split(":")[1] for line in shadow.splitlines()]
+    assert all(password.startswith(("!", "*")) for password in passwords)
+
+
+def test_each_pi_is_itself(pool):
+    ids = {pool.on(pi, "cat", "/etc/machine-id") for pi in pool.pis}
+    assert len(ids) == len(pool.pis)
+    keys = {pool.on(pi, "cat", "/data/ssh/ssh_host_ed25519_key.pub", check=False) for pi in pool.pis}
+    keys |= {pool.on(pi, "sudo", "cat", "/data/ssh/ssh_host_ed25519_key.pub") for pi in pool.pis}
+    assert len(keys - {""}) == len(pool.pis)
+
+
+def test_a_stopped_node_leaves_and_the_pool_goes_on(pool):
+    pool.on(pool.pis[1], "sudo", "systemctl", "stop", "piparallel")
+    wait_for_engines(pool, 2, "are left")
+    assert pool.python(WORK).splitlines()[1] == str([x * x for x in range(20)])
+
+
+def test_a_pi_without_power_is_noticed_and_comes_back(pool, times):
+    pool.pis[2].power_off()
+    wait_for_engines(pool, 1, "is left")
+    began = time.monotonic()
+    pool.pis[2].power_on()
+    wait_for_engines(pool, 2, "work again")
+    times["pi 3: power on → its engine in client.ids"] = time.monotonic() - began
+    pool.on(pool.pis[1], "sudo", "systemctl", "start", "piparallel")
+    wait_for_engines(pool, 3, "work again")
+
+
+def test_a_mistake_on_the_card_is_reported_and_leaves_the_pi_reachable(pool):
+    pi = pool.pis[1]
+    pi.power_off()
+    pi.write("piparallel.toml", pool.options(pi.number).replace('role = "engine"', 'role = "boss"'))
+    pi.power_on()
+    pool.wait_for_ssh(pi, PATIENCE)
+    report = pool.on(pi, "cat", "/boot/firmware/piparallel-errors.txt")
+    assert "role" in report and "boss" in report
+    until(lambda: "has mistakes" in pi.console(), 60, lambda: f"the screen says so: {pi.console()[-2000:]}")
+    wait_for_engines(pool, 3, "work, for what was right before still holds")
