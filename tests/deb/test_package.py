@@ -79,7 +79,7 @@ def test_users_code_has_no_rights(machine):
     status = dict(re.findall(r"(?m)^(\w+):\t(.*)$", machine.read(f"/proc/{engine}/status")))
     assert [int(status[name], 16) for name in ("CapPrm", "CapEff", "CapAmb")] == [0, 0, 0]
     assert status["NoNewPrivs"] == "1"
-    assert "piparallel.slice/piparallel.service" in machine.read(f"/proc/{engine}/cgroup")
+    assert "piparallel-engines.slice/piparallel-engines.service" in machine.read(f"/proc/{engine}/cgroup")
 
 
 def test_users_code_cannot_read_the_state(machine):

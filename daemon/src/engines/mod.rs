@@ -33,7 +33,7 @@ use cgroup::Cgroups;
 use output::{Outputs, Source};
 use parent::Parent;
 pub use parent::die_with_parent;
-pub use user::{EngineUser, may_become_another};
+pub use user::EngineUser;
 
 /// How engines are run.
 #[derive(Clone, Debug)]

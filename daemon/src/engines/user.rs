@@ -34,7 +34,7 @@ impl EngineUser {
         if user.uid.is_root() {
             bail!("engines do not run as root: what clients send could read every key");
         }
-        if !may_become_another() && geteuid() != user.uid {
+        if !geteuid().is_root() && geteuid() != user.uid {
             bail!("only root can run engines as {name}");
         }
         let text = CString::new(name).context("a user's name has no zero byte")?;
@@ -62,60 +62,15 @@ impl EngineUser {
         nix::unistd::setgroups(&self.groups)?;
         nix::unistd::setgid(self.gid)?;
         nix::unistd::setuid(self.uid)?;
-        drop_ambient_capabilities()?;
         nix::sys::prctl::set_no_new_privs()?;
         nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o022));
         Ok(())
     }
 }
 
-/// Whether this process is root, or has what of root's rights it takes to run processes as somebody else.
-#[must_use]
-pub fn may_become_another() -> bool {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    geteuid().is_root() || has_capabilities(&status)
-}
-
-/// CAP_SETGID and CAP_SETUID (capabilities(7)).
-const CAPABILITIES: u64 = 1 << 6 | 1 << 7;
-
-fn has_capabilities(status: &str) -> bool {
-    let line = status.lines().find_map(|line| line.strip_prefix("CapEff:"));
-    let effective = line.and_then(|hex| u64::from_str_radix(hex.trim(), 16).ok());
-    effective.is_some_and(|effective| effective & CAPABILITIES == CAPABILITIES)
-}
-
-/// Root loses its rights when it becomes another user. A user who was given some of them keeps them until told otherwise.
-fn drop_ambient_capabilities() -> std::io::Result<()> {
-    // SAFETY: the call has no memory of ours.
-    let result = unsafe {
-        nix::libc::prctl(
-            nix::libc::PR_CAP_AMBIENT,
-            nix::libc::PR_CAP_AMBIENT_CLEAR_ALL,
-            0,
-            0,
-            0,
-        )
-    };
-    nix::errno::Errno::result(result)?;
-    Ok(())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn it_takes_both_capabilities_to_become_another() {
-        let with = |hex| {
-            has_capabilities(&format!(
-                "Name:\tx\nCapEff:\t{hex}\nCapBnd:\t00000000000000c0\n"
-            ))
-        };
-        assert!(with("00000000000000e0"));
-        assert!(!with("0000000000000080"));
-        assert!(!with("0000000000000000"));
-    }
 
     #[test]
     fn root_and_strangers_run_no_engines() {

@@ -9,6 +9,7 @@ use std::pin::pin;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
+use nix::unistd::geteuid;
 use piparallel_core::engines::{SlotStatus, Status};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
@@ -16,7 +17,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::spawn_local;
 use tokio::time::sleep;
 
-use crate::engines::{self, EngineUser, Engines, GRACE, may_become_another};
+use crate::engines::{self, EngineUser, Engines, GRACE};
 use crate::python;
 use crate::settings::sources::Environment;
 
@@ -223,7 +224,7 @@ impl Keeper {
         let setup = &self.setup;
         let environment = Environment::of_process()?;
         let python = python::find(setup.python.as_deref(), &environment).await?;
-        let user = setup.user.as_deref().filter(|_| may_become_another());
+        let user = setup.user.as_deref().filter(|_| geteuid().is_root());
         let user = user.map(EngineUser::find).transpose()?;
         let dir = self.dir(user.as_ref())?;
         Engines::start(engines::EngineSettings {
