@@ -324,6 +324,13 @@ def test_nothing_survives_whatever_is_killed(new_pool, victim):
     assert not left
 
 
+def test_engines_that_are_stopped_leave_no_complaint(new_pool):
+    pool = new_pool("-n", "2")
+    pool.process.terminate()
+    assert pool.process.wait(15) == 0
+    assert "Traceback" not in pool.log() and " WARN " not in pool.log(), pool.log()
+
+
 def test_stopping_lets_a_short_task_finish(new_pool):
     pool = new_pool("-n", "1")
     task = pool.client[0].apply_async(HERE(lambda: (__import__("time").sleep(1.5), "done")[1]))

@@ -109,6 +109,8 @@ class Pool:
         self.binary = BINARY
         self.nodes: list[Node] = []
         self.laptops: list[Laptop] = []
+        # Whatever else was started.
+        self.started: list[subprocess.Popen] = []
         # Options of every node.
         self.defaults: dict[str, object] = {}
 
@@ -147,7 +149,7 @@ class Pool:
 
     def close(self) -> dict[int, str]:
         """End everything; what did not end by itself."""
-        for process in [p for laptop in self.laptops for p in laptop.running]:
+        for process in [*self.started, *(p for laptop in self.laptops for p in laptop.running)]:
             process.kill()
             process.wait()
         running = [n for n in self.nodes if n.process and n.process.poll() is None]

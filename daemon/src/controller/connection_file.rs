@@ -220,7 +220,7 @@ pub fn create_profile(settings: &ControllerSettings) -> anyhow::Result<()> {
 pub fn read_existing(settings: &ControllerSettings) -> anyhow::Result<Option<Existing>> {
     let (Some(client), Some(engine)) = (read(&settings.client.file)?, read(&settings.engine.file)?)
     else {
-        log::warn!("there are no connection files to reuse, writing new ones");
+        log::info!("there are no connection files to reuse, writing new ones");
         return Ok(None);
     };
     for key in ["key", "registration", "pack", "unpack", "signature_scheme"] {

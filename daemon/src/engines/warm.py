@@ -409,7 +409,12 @@ def run_engine(settings, slot, connection, channel, output):
             numpy.seed()
         random.seed()
         app = prepare(settings, connection, channel)
-        app.start()
+        try:
+            app.start()
+        except RuntimeError as e:
+            # So an event loop says that it was asked to stop.
+            if "Event loop stopped" not in str(e):
+                raise
     except SystemExit as e:
         leave(e.code if isinstance(e.code, int) else 0 if e.code is None else 1)
     except BaseException:

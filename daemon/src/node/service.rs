@@ -135,9 +135,10 @@ impl Service {
 
     /// Ends: what runs here is finished, as far as the time allows, and everybody is told.
     pub(super) async fn stop(mut self, hurry: impl Future<Output = ()>) {
-        if self.serving.is_none() && self.member.link().is_some() {
+        let drain_timeout = self.settings.engines.drain_timeout;
+        if !drain_timeout.is_zero() && self.member.link().is_some() {
             self.member.send(ToController::Stopping);
-            let patience = timeout(self.settings.engines.drain_timeout, self.drained());
+            let patience = timeout(drain_timeout, self.drained());
             tokio::select! {
                 in_time = patience => if in_time.is_err() {
                     log::warn!("tasks still run after the drain timeout; they are lost or run elsewhere");
@@ -212,16 +213,12 @@ impl Service {
             Input::Report => {
                 // Whoever waits for this loop waits in vain if it does not come here any more.
                 super::tell_service_manager(&[NotifyState::Watchdog]);
-                let report = self.report();
-                match &self.serving {
-                    Some(serving) => serving.door.with(|a, _| a.report_self(report)),
-                    None => self.member.send(ToController::Report(report)),
-                }
+                self.send_report();
             }
             Input::RoleTimeout => self.role.handle_timeout(self.now()),
             Input::Seen(event) => self.handle_seen(event),
-            Input::Serving(ServingEvent::Drained(node)) => {
-                log::info!("the engines of {node} have finished and left the pool");
+            Input::Serving(ServingEvent::Drained(name)) => {
+                log::info!("the engines of {name} have finished and left the pool");
             }
             Input::Serving(ServingEvent::Ended(result)) => {
                 result?;
@@ -295,6 +292,7 @@ impl Service {
             address,
         };
         self.role.handle_event(self.now(), event);
+        self.send_report();
     }
 
     /// What the controller says, or an operator to this node when it is the controller.
@@ -335,6 +333,14 @@ impl Service {
             | ToNode::ClientFile { .. }
             | ToNode::Pending { .. }
             | ToNode::Welcome { .. } => {}
+        }
+    }
+
+    fn send_report(&self) {
+        let report = self.report();
+        match &self.serving {
+            Some(serving) => serving.door.with(|a, _| a.report_self(report)),
+            None => self.member.send(ToController::Report(report)),
         }
     }
 

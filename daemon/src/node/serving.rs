@@ -6,7 +6,6 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use piparallel_core::ids::NodeId;
 use piparallel_core::join::admission::{Admission, Config, LinkId, NodeView, Standing};
 use piparallel_core::join::keys::{NodeSecret, SharedKey};
 use piparallel_core::join::message::{Kind, Private, ToNode};
@@ -42,8 +41,8 @@ pub struct Serving {
 
 /// What others have to do.
 pub enum ServingEvent {
-    /// No engine of this node is in the pool any more.
-    Drained(NodeId),
+    /// No engine of the node of this name is in the pool any more.
+    Drained(String),
     /// The controller ended by itself.
     Ended(anyhow::Result<()>),
 }
@@ -125,8 +124,8 @@ impl Serving {
                     }
                 }
                 Some(key) = self.drained.recv() => {
-                    if let Some(node) = self.tell_drained(key) {
-                        return ServingEvent::Drained(node);
+                    if let Some(name) = self.tell_drained(key) {
+                        return ServingEvent::Drained(name);
                     }
                 }
                 ended = &mut self.controller => {
@@ -223,18 +222,18 @@ impl Serving {
         }
     }
 
-    /// Passes it on to the node whose engines have this key; which one that is.
-    fn tell_drained(&self, key: PublicKey) -> Option<NodeId> {
+    /// Passes it on to the node whose engines have this key; its name.
+    fn tell_drained(&self, key: PublicKey) -> Option<String> {
         let found = self.door.with(|admission, _| {
             let mut nodes = admission.nodes();
             let node = nodes.find(|n| n.row.engine_key.as_ref().is_some_and(|k| k.public() == key));
-            node.map(|node| (node.id, node.link))
+            node.map(|node| (node.row.name.clone(), node.link))
         });
-        let (node, link) = found?;
+        let (name, link) = found?;
         if let Some(link) = link {
             self.door.send(link, ToNode::Drained);
         }
-        Some(node)
+        Some(name)
     }
 
     fn links(&self) -> BTreeSet<LinkId> {
