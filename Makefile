@@ -81,7 +81,7 @@ lint: ## check formatting, clippy, the documentation's links, shell scripts and 
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --locked --workspace --all-targets -- -D warnings
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --locked --workspace --no-deps --document-private-items
-	shellcheck $$(git ls-files -- tests .ci image | xargs grep -lE '^#!.*\b(sh|bash)$$')
+	shellcheck $$(git ls-files -- tests .ci image | xargs awk 'FNR == 1 && /^#!.*[ \/](ba)?sh( -e)?$$/ { print FILENAME }')
 	.venv/lint/bin/ruff check tests
 	.venv/lint/bin/ruff format --check tests
 

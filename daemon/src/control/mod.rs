@@ -1,6 +1,6 @@
 //! The Unix socket by which the command line asks and tells the service of this node.
 //!
-//! One JSON object a line, each way: a [`Request`] and then its [`Reply`], any number of times. Whoever may
+//! One JSON object a line, each way: a `Request` and then its `Reply`, any number of times. Whoever may
 //! open the socket may do everything: it belongs to root and, where there is one, the group `piparallel`.
 
 use serde::{Deserialize, Serialize};

@@ -1,7 +1,7 @@
 //! The engines of this machine: told which pool they work for, and looked at.
 //!
 //! Either the node runs them itself, or the service `piparallel engines` does, as a user of its own and within
-//! limits of its own: then the two speak over a Unix socket ([`service`], [`apart`]).
+//! limits of its own: then the two speak over a Unix socket (`service`, `apart`).
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
