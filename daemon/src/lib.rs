@@ -1,6 +1,8 @@
 //! piparallel: an IPython Parallel pool in one static binary. This crate is the part that touches the
 //! world; the decisions are in `piparallel-core`.
 
+/// What this machine is called, and its addresses.
+pub mod address;
 /// The file on a card.
 pub mod card;
 /// The command line.

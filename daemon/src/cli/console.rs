@@ -11,8 +11,8 @@ use serde_json::Value;
 
 use super::exit::Exit;
 use super::options::ServiceOptions;
+use crate::address::host_name;
 use crate::control::Command;
-use crate::controller::address::host_name;
 
 /// What `console` can be told.
 #[derive(Args, Clone, Debug)]

@@ -15,7 +15,8 @@ use anyhow::{Context as _, bail};
 use nix::fcntl::{Flock, FlockArg};
 use serde_json::{Map, Value};
 
-use super::{address, connection_file};
+use super::connection_file;
+use crate::address;
 use crate::settings::ControllerSettings;
 
 /// The right to be this profile's controller; given back when dropped.

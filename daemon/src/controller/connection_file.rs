@@ -13,8 +13,8 @@ use piparallel_core::wire::zmtp::PublicKey;
 use serde_json::{Map, Value, json};
 use tokio::task::spawn_blocking;
 
-use super::address;
 use super::bind::Bound;
+use crate::address;
 use crate::private::write_private;
 use crate::settings::{ControllerSettings, Interface, Secret};
 

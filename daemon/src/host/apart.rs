@@ -11,31 +11,27 @@ use anyhow::{Context as _, bail};
 use nix::unistd::{User, geteuid};
 use serde_json::{Map, Value};
 use tokio::net::{UnixListener, UnixStream};
-use tokio::sync::{mpsc, watch};
-use tokio::task::{AbortHandle, spawn_local};
-use tokio::time::timeout;
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::{Instant, sleep_until};
 
 use super::message::{Line, SOCKET, Wish};
-use super::{HostStatus, Setup};
+use super::{HostStatus, Order, Setup};
 use crate::engines::GRACE;
-
-/// Engines that another process runs.
-pub struct Apart {
-    wishes: mpsc::UnboundedSender<Wish>,
-    status: watch::Receiver<HostStatus>,
-    task: AbortHandle,
-    socket: PathBuf,
-}
 
 /// What `piparallel nodes` says as long as there is no such process.
 const NOBODY: &str = "nothing runs engines here (systemctl start piparallel-engines)";
 
-impl Apart {
-    /// Waits for the service at a socket in `run_dir`. Must be called on a `LocalRuntime`.
-    ///
-    /// # Errors
-    /// The socket cannot be made, or there is no such user.
-    pub fn listen(setup: Setup, run_dir: &Path) -> anyhow::Result<Self> {
+/// Where the service comes to.
+pub(super) struct Door {
+    listener: UnixListener,
+    socket: PathBuf,
+    /// Who may run engines: the user that the options name, and whoever runs this node.
+    allowed: Vec<u32>,
+}
+
+impl Door {
+    pub(super) fn open(setup: &Setup, run_dir: &Path) -> anyhow::Result<Self> {
+        let allowed = allowed(setup.user.as_deref())?;
         let socket = run_dir.join(SOCKET);
         let failed = || format!("cannot listen at {}", socket.display());
         match fs::remove_file(&socket) {
@@ -47,89 +43,64 @@ impl Apart {
         let listener = UnixListener::bind(&socket).with_context(failed)?;
         // Who may speak is decided by who it is.
         fs::set_permissions(&socket, fs::Permissions::from_mode(0o666)).with_context(failed)?;
-        let (wishes, inbox) = mpsc::unbounded_channel();
-        let (status, receiver) = watch::channel(HostStatus {
-            wanted: setup.count,
-            problem: (setup.count > 0).then(|| NOBODY.to_owned()),
-            ..HostStatus::default()
-        });
-        let keeper = Keeper {
-            allowed: allowed(setup.user.as_deref())?,
-            setup,
-            file: None,
-            listener,
-            inbox,
-            status,
-        };
         Ok(Self {
-            wishes,
-            status: receiver,
-            task: spawn_local(keeper.run()).abort_handle(),
+            listener,
             socket,
+            allowed,
         })
-    }
-
-    pub fn give(&self, file: Map<String, Value>) {
-        self.wish(Wish::File(file));
-    }
-
-    pub fn take_away(&self) {
-        self.wish(Wish::NoPool);
-    }
-
-    pub fn restart(&self) {
-        self.wish(Wish::Restart);
-    }
-
-    #[must_use]
-    pub fn status(&self) -> HostStatus {
-        self.status.borrow().clone()
-    }
-
-    /// See [`super::Host::changed`].
-    pub async fn changed(&mut self) {
-        if self.status.changed().await.is_err() {
-            std::future::pending().await
-        }
-    }
-
-    /// Ends all engines; the service stays, for the next node.
-    pub async fn stop(mut self) {
-        self.take_away();
-        let gone = self.status.wait_for(|status| status.running == 0);
-        if timeout(GRACE + Duration::from_secs(1), gone).await.is_err() {
-            log::warn!("the engines take long to end");
-        }
-    }
-
-    fn wish(&self, wish: Wish) {
-        // The task ends with this handle only.
-        let _ = self.wishes.send(wish);
     }
 }
 
-impl Drop for Apart {
+impl Drop for Door {
     fn drop(&mut self) {
-        self.task.abort();
-        // It may be that of the next node already, which then makes it anew.
         let _ = fs::remove_file(&self.socket);
     }
 }
 
 /// The task behind the handle.
-struct Keeper {
-    allowed: Vec<u32>,
+pub(super) struct Keeper {
     setup: Setup,
-    file: Option<Map<String, Value>>,
-    listener: UnixListener,
-    inbox: mpsc::UnboundedReceiver<Wish>,
+    door: Door,
+    inbox: mpsc::UnboundedReceiver<Order>,
     status: watch::Sender<HostStatus>,
+    file: Option<Map<String, Value>>,
+    /// Who waits until all engines have ended, and until when.
+    ending: Option<(oneshot::Sender<()>, Instant)>,
 }
 
+/// How long engines may take to end.
+const END_TIME: Duration = Duration::from_secs(GRACE.as_secs() + 1);
+
 impl Keeper {
-    async fn run(mut self) {
+    pub(super) fn new(
+        setup: Setup,
+        door: Door,
+        inbox: mpsc::UnboundedReceiver<Order>,
+        status: watch::Sender<HostStatus>,
+    ) -> Self {
+        Self {
+            setup,
+            door,
+            inbox,
+            status,
+            file: None,
+            ending: None,
+        }
+    }
+
+    pub(super) async fn run(mut self) {
         let mut line: Option<Line> = None;
+        self.lose();
         loop {
+            if self.ending.is_some() && self.status.borrow().running == 0 {
+                break;
+            }
+            let late = async {
+                match &self.ending {
+                    Some((_, at)) => sleep_until(*at).await,
+                    None => std::future::pending().await,
+                }
+            };
             let said = async {
                 match &mut line {
                     Some(line) => line.read::<HostStatus>().await,
@@ -137,8 +108,12 @@ impl Keeper {
                 }
             };
             let failed = tokio::select! {
-                wish = self.inbox.recv() => match wish {
-                    Some(wish) => self.pass_on(&mut line, wish).await.err(),
+                () = late => {
+                    log::warn!("the engines take long to end");
+                    break;
+                }
+                order = self.inbox.recv() => match order {
+                    Some(order) => self.obey(&mut line, order).await.err(),
                     None => return,
                 },
                 status = said => match status {
@@ -149,7 +124,7 @@ impl Keeper {
                     Ok(None) => Some(anyhow::anyhow!("it has ended")),
                     Err(cause) => Some(cause),
                 },
-                Ok((stream, _)) = self.listener.accept() => match self.greet(stream).await {
+                Ok((stream, _)) = self.door.listener.accept() => match self.greet(stream).await {
                     Ok(newcomer) => {
                         line = Some(newcomer);
                         None
@@ -163,17 +138,26 @@ impl Keeper {
             if let Some(cause) = failed {
                 log::warn!("the service that runs engines is gone: {cause:#}");
                 line = None;
-                self.status.send_modify(|status| {
-                    status.running = 0;
-                    status.problem = Some(NOBODY.to_owned());
-                });
+                self.lose();
             }
         }
+        if let Some((done, _)) = self.ending {
+            // Whoever asked may have been in a hurry.
+            let _ = done.send(());
+        }
+    }
+
+    fn lose(&self) {
+        let has_problem = self.setup.count > 0;
+        self.status.send_modify(|status| {
+            status.running = 0;
+            status.problem = has_problem.then(|| NOBODY.to_owned());
+        });
     }
 
     async fn greet(&self, stream: UnixStream) -> anyhow::Result<Line> {
         let uid = stream.peer_cred()?.uid();
-        if !self.allowed.contains(&uid) {
+        if !self.door.allowed.contains(&uid) {
             bail!("it runs as user {uid}, and engines.user is another");
         }
         let mut line = Line::new(stream);
@@ -185,20 +169,32 @@ impl Keeper {
         Ok(line)
     }
 
-    async fn pass_on(&mut self, line: &mut Option<Line>, wish: Wish) -> anyhow::Result<()> {
-        match &wish {
-            Wish::File(file) => self.file = Some(file.clone()),
-            Wish::NoPool => self.file = None,
-            Wish::Restart | Wish::Setup(_) => {}
-        }
+    async fn obey(&mut self, line: &mut Option<Line>, order: Order) -> anyhow::Result<()> {
+        let wish = match order {
+            Order::File(file) => {
+                self.file = Some(file.clone());
+                Wish::File(file)
+            }
+            Order::NoPool => self.no_pool(),
+            Order::Restart => Wish::Restart,
+            // The service stays, for the next node.
+            Order::Stop(done) => {
+                self.ending = Some((done, Instant::now() + END_TIME));
+                self.no_pool()
+            }
+        };
         match line {
             Some(line) => line.write(&wish).await,
             None => Ok(()),
         }
     }
+
+    fn no_pool(&mut self) -> Wish {
+        self.file = None;
+        Wish::NoPool
+    }
 }
 
-/// Who may run engines: the user that the options name, and whoever runs this node.
 fn allowed(user: Option<&str>) -> anyhow::Result<Vec<u32>> {
     let mut allowed = vec![geteuid().as_raw()];
     if let Some(name) = user {

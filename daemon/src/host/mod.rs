@@ -4,7 +4,7 @@
 //! limits of its own: then the two speak over a Unix socket (`service`, `apart`).
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::pin::pin;
 use std::time::Duration;
 
@@ -22,7 +22,7 @@ use crate::python;
 use crate::settings::sources::Environment;
 
 /// The node's end, when another process runs the engines.
-pub mod apart;
+mod apart;
 /// What the two say to each other.
 mod message;
 /// That other process.
@@ -84,22 +84,42 @@ const FAILURES: u32 = 3;
 const PROBLEM_MAX: usize = 240;
 
 impl Host {
-    /// Starts to look after engines; there are none before a connection file comes. Must be called on a
-    /// `LocalRuntime`.
+    /// Runs engines; there are none before a connection file comes. Must be called on a `LocalRuntime`.
     #[must_use]
     pub fn start(setup: Setup) -> Self {
+        Self::with(setup.count, |inbox, status| {
+            let keeper = Keeper {
+                setup,
+                inbox,
+                file: None,
+                status,
+            };
+            spawn_local(keeper.run());
+        })
+    }
+
+    /// Lets the service `piparallel engines` run them, which finds this node by a socket in `run_dir`. Must be
+    /// called on a `LocalRuntime`.
+    ///
+    /// # Errors
+    /// The socket cannot be made, or there is no such user.
+    pub fn start_apart(setup: Setup, run_dir: &Path) -> anyhow::Result<Self> {
+        let door = apart::Door::open(&setup, run_dir)?;
+        Ok(Self::with(setup.count, |inbox, status| {
+            spawn_local(apart::Keeper::new(setup, door, inbox, status).run());
+        }))
+    }
+
+    fn with(
+        count: u32,
+        spawn: impl FnOnce(mpsc::UnboundedReceiver<Order>, watch::Sender<HostStatus>),
+    ) -> Self {
         let (orders, inbox) = mpsc::unbounded_channel();
         let (status, receiver) = watch::channel(HostStatus {
-            wanted: setup.count,
+            wanted: count,
             ..HostStatus::default()
         });
-        let keeper = Keeper {
-            setup,
-            inbox,
-            file: None,
-            status,
-        };
-        spawn_local(keeper.run());
+        spawn(inbox, status);
         Self {
             orders,
             status: receiver,

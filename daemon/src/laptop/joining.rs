@@ -46,7 +46,7 @@ pub async fn join(
         pinned: pins.keys().clone(),
         hello: Hello {
             kind: Kind::Client,
-            name: crate::controller::address::host_name(),
+            name: crate::address::host_name(),
             model: None,
             program: env!("CARGO_PKG_VERSION").to_owned(),
         },

@@ -10,8 +10,6 @@ use crate::signals::Signals;
 
 /// Connection files for nodes and laptops.
 pub mod connection_files;
-/// Who runs the engines.
-pub mod engine_host;
 /// The keys that many share.
 pub mod keys;
 /// The light that tells which machine it is.

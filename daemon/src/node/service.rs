@@ -13,7 +13,6 @@ use tokio::task::spawn_local;
 use tokio::time::{Interval, MissedTickBehavior, interval, sleep_until, timeout};
 
 use super::connection_files::locate;
-use super::engine_host::EngineHost;
 use super::keys::{self, JoinKey};
 use super::led::Light;
 use super::member::{Member, MemberEvent};
@@ -23,6 +22,7 @@ use super::serving::{self, Serving, ServingEvent};
 use super::vitals;
 use crate::control::server::{Asked, Server};
 use crate::discovery::{Discovery, Event as Seen, Service as Instance};
+use crate::host::{Host, Setup};
 use crate::join::dialer::{Credentials, DialError, LinkEvent};
 use crate::join::identity::{self, Pins};
 use crate::private::make_private_dir;
@@ -38,7 +38,7 @@ pub(super) struct Service {
     pub(super) pins: Pins,
     pub(super) member: Member,
     pub(super) serving: Option<Serving>,
-    pub(super) host: EngineHost,
+    pub(super) host: Host,
     memory: RoleMemory,
     control: Server,
     discovery: Option<Discovery>,
@@ -106,7 +106,7 @@ impl Service {
         Ok(Self {
             join_key: JoinKey::load(&settings.state_dir, settings.join_key.clone())?,
             pins: Pins::load(&settings.state_dir)?,
-            host: EngineHost::start(&settings, count)?,
+            host: start_host(&settings, count)?,
             own: key.id(),
             role: RoleMachine::new(Duration::ZERO, config),
             secret,
@@ -437,6 +437,31 @@ impl Service {
             super::tell_service_manager(&[NotifyState::Ready]);
             self.is_ready = true;
         }
+    }
+}
+
+/// Who runs the engines of this node: it does, or the service beside it.
+fn start_host(settings: &NodeSettings, count: u32) -> anyhow::Result<Host> {
+    let engines = settings.engines.clone();
+    // Users of their own have a home; without one, engines live beside the node's state.
+    let own_dir = settings.state_dir.join("engines");
+    let setup = Setup {
+        count,
+        python: engines.python,
+        imports: engines.imports,
+        memory_limit: engines.memory_limit,
+        nice: engines.nice,
+        revive: engines.revive,
+        dir: match (engines.dir, &engines.user) {
+            (None, None) => Some(own_dir),
+            (None, Some(_)) if !nix::unistd::geteuid().is_root() => Some(own_dir),
+            (dir, _) => dir,
+        },
+        user: engines.user,
+    };
+    match engines.apart {
+        true => Host::start_apart(setup, &settings.run_dir),
+        false => Ok(Host::start(setup)),
     }
 }
 

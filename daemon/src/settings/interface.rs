@@ -7,7 +7,7 @@ use std::net::{IpAddr, Ipv4Addr, ToSocketAddrs as _};
 
 use anyhow::bail;
 
-use crate::controller::address::NetworkInterface;
+use crate::address::NetworkInterface;
 
 /// The addresses that `text` stands for: IPv4 addresses, names of network interfaces or hosts, or `*`,
 /// separated by commas.

@@ -8,7 +8,7 @@ use super::config::Config;
 use super::resolve::{Surroundings, flag_option, path_option, resolve};
 use super::sources::{self, Environment};
 use super::{ControllerSettings, ProfileDir, starter_file};
-use crate::controller::address;
+use crate::address;
 
 /// Settings, and what the user should be told about them.
 pub struct Loaded {

@@ -15,7 +15,7 @@ use super::{
     ControllerSettings, CurveKeyPair, CurveSettings, DatabaseSettings, HeartbeatSettings,
     Interface, LogSettings, MemoryLimits, PortPlan, ProfileDir, Scheme, Secret, interface, traits,
 };
-use crate::controller::address::NetworkInterface;
+use crate::address::NetworkInterface;
 use crate::store;
 
 /// Everything that is validated against the world.

@@ -1,36 +1,16 @@
 //! Machines of engines under crashes, failing starts, greedy and stubborn engines, and changing wishes.
-//!
-//! `SIM_SEEDS` says how many seeds each scenario plays, `SIM_SEED` replays one.
 
+#[path = "../seeds/mod.rs"]
+mod seeds;
 mod world;
 
 use std::time::Duration;
 
+use seeds::play;
 use world::{Trouble, World};
-
-const SEEDS: u64 = 500;
 
 fn secs(seconds: u64) -> Duration {
     Duration::from_secs(seconds)
-}
-
-/// Plays a scenario with many seeds, and says which one failed.
-fn play(scenario: impl Fn(u64) + std::panic::RefUnwindSafe) {
-    let seeds = match setting("SIM_SEED") {
-        Some(seed) => seed..seed + 1,
-        None => 0..setting("SIM_SEEDS").unwrap_or(SEEDS),
-    };
-    for seed in seeds {
-        if let Err(cause) = std::panic::catch_unwind(|| scenario(seed)) {
-            eprintln!("failed with SIM_SEED={seed}");
-            std::panic::resume_unwind(cause);
-        }
-    }
-}
-
-#[expect(clippy::disallowed_methods, reason = "settings of a test run")]
-fn setting(name: &str) -> Option<u64> {
-    std::env::var(name).ok()?.parse().ok()
 }
 
 #[test]

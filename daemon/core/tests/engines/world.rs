@@ -8,30 +8,7 @@ use piparallel_core::engines::message::{Connection, Order, ProcessId, Report, Sl
 use piparallel_core::engines::{Command, Event, Settings, SlotState, Supervisor};
 use piparallel_core::ids::EngineId;
 
-/// A small generator: the same seed, the same world.
-pub(crate) struct Chance(u64);
-
-impl Chance {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-
-    fn below(&mut self, bound: u64) -> u64 {
-        self.next() % bound
-    }
-
-    fn happens(&mut self, percent: u64) -> bool {
-        self.below(100) < percent
-    }
-
-    pub(crate) fn ms(&mut self, from: u64, to: u64) -> Duration {
-        Duration::from_millis(from + self.below(to - from))
-    }
-}
+use crate::seeds::Chance;
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Trouble {
@@ -89,7 +66,7 @@ impl World {
         };
         let mut world = Self {
             now: Duration::ZERO,
-            chance: Chance(seed),
+            chance: Chance::new(seed),
             machine: Supervisor::new(Duration::ZERO, settings),
             arrivals: BTreeMap::new(),
             arrived: 0,

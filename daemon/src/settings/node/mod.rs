@@ -154,7 +154,7 @@ pub fn load(sources: &Sources) -> anyhow::Result<Loaded> {
 pub fn check(text: &str, path: &Path) -> anyhow::Result<()> {
     let mut inputs = Inputs::default();
     inputs.add(REFERENCE, &Origin::Default)?;
-    inputs.add_machine(&crate::controller::address::host_name(), cores()?);
+    inputs.add_machine(&crate::address::host_name(), cores()?);
     inputs.add(text, &Origin::File(path.to_owned()))?;
     resolve::resolve(&inputs).map(drop)
 }
@@ -162,7 +162,7 @@ pub fn check(text: &str, path: &Path) -> anyhow::Result<()> {
 fn load_below(root: &Path, sources: &Sources) -> anyhow::Result<Loaded> {
     let mut inputs = Inputs::default();
     inputs.add(REFERENCE, &Origin::Default)?;
-    inputs.add_machine(&crate::controller::address::host_name(), cores()?);
+    inputs.add_machine(&crate::address::host_name(), cores()?);
     match &sources.file {
         Some(file) => {
             if !read_with_drop_ins(&mut inputs, file)? {
