@@ -37,11 +37,9 @@ from ipyparallel.engine.app import IPEngine  # noqa: E402
 ALSO = """
     IPython.core.completer IPython.core.completerlib IPython.core.history IPython.core.magics IPython.core.oinspect
     IPython.core.payloadpage IPython.core.pylabtools IPython.extensions.storemagic asyncio.events
-    concurrent.futures.thread ipykernel.codeutil ipykernel.comm.manager ipykernel.control ipykernel.datapub
-    ipykernel.debugger ipykernel.displayhook ipykernel.gui ipykernel.heartbeat ipykernel.iostream
-    ipykernel.pickleutil ipykernel.pylab.backend_inline ipykernel.subshell_manager ipyparallel.client.client
-    ipyparallel.engine.datapub ipyparallel.serialize jedi matplotlib_inline.backend_inline parso.python.tokenize pdb
-    sqlite3 tornado.platform.asyncio zmq.asyncio zmq.devices zmq.eventloop.zmqstream
+    concurrent.futures.thread ipykernel.comm.manager ipykernel.control ipykernel.debugger ipykernel.displayhook
+    ipykernel.gui ipykernel.heartbeat ipykernel.iostream ipykernel.subshell_manager ipyparallel.engine.datapub
+    ipyparallel.serialize sqlite3 tornado.platform.asyncio zmq.asyncio zmq.devices zmq.eventloop.zmqstream
 """.split()
 
 # Packages whose versions the pool compares.
