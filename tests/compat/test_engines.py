@@ -5,6 +5,7 @@ import os
 import pwd
 import signal
 import subprocess
+import tempfile
 import time
 from pathlib import Path
 
@@ -222,7 +223,7 @@ def test_abort_takes_back_what_waits(either):
 
 
 def test_clear_empties_the_namespace(either):
-    either[0]["kept"] = 1
+    either[0].push({"kept": 1}, block=True)
     either.clear(0, block=True)
     with pytest.raises(ipp.RemoteError, match="NameError"):
         either[0]["kept"]
@@ -375,20 +376,19 @@ def removed(group):
 # Keys
 
 
-def another_user(home):
+@pytest.fixture
+def another_user():
     """Arguments and a prefix for engines that run as `nobody`, who may not be able to reach this Python."""
     prefix = []
     python = Path(os.sys.executable).resolve()
     private = [p for p in python.parents if not p.stat().st_mode & 0o001]
     if private:
         # A view of the file system in which that is a directory like any other.
-        opened = " ".join(map(str, private))
-        prefix = ["unshare", "--mount", "sh", "-c", UNLOCK, opened]
-    home.chmod(0o755)
-    for parent in home.parents:
-        if parent.stat().st_uid == os.getuid() and not parent.stat().st_mode & 0o001:
-            parent.chmod(parent.stat().st_mode | 0o011)
-    return ["--engine-user", "nobody", "--engine-dir", str(home / "engines")], prefix
+        prefix = ["unshare", "--mount", "sh", "-c", UNLOCK, " ".join(map(str, private))]
+    # Not below pytest's directories, which are root's alone.
+    with tempfile.TemporaryDirectory(prefix="piparallel-engines-") as home:
+        os.chmod(home, 0o755)
+        yield ["--engine-user", "nobody", "--engine-dir", f"{home}/engines"], prefix
 
 
 UNLOCK = """
@@ -410,9 +410,8 @@ exec "$@"
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can start engines as another user")
-def test_what_clients_send_runs_as_another_user_and_reads_no_key(new_pool, tmp_path):
-    home = tmp_path / "pool0"
-    arguments, prefix = another_user(tmp_path)
+def test_what_clients_send_runs_as_another_user_and_reads_no_key(new_pool, another_user):
+    arguments, prefix = another_user
     pool = new_pool("-n", "1", *arguments, prefix=prefix, SECRET="of the supervisor")
 
     @HERE
@@ -436,14 +435,14 @@ def test_what_clients_send_runs_as_another_user_and_reads_no_key(new_pool, tmp_p
             "new privileges": "NoNewPrivs:\t1" in open("/proc/self/status").read(),
         }
 
-    files = [str(f) for f in (home / ".ipython" / "profile_default" / "security").iterdir()]
+    files = [str(f) for f in (pool.profile / "security").iterdir()]
     assert len(files) >= 2
     seen = pool.client[0].apply_sync(look, files, pool.process.pid)
     nobody = pwd.getpwnam("nobody").pw_uid
     assert seen["user"] == (nobody, nobody, True)
     assert seen["read"] == []
     assert not seen["secrets"]
-    secret = json.loads((home / ".ipython/profile_default/security/ipcontroller-client.json").read_text())
+    secret = json.loads((pool.profile / "security" / "ipcontroller-client.json").read_text())
     assert secret["key"] and secret["key"] not in seen["arguments"] + seen["environment"]
     assert seen["can write"] and seen["new privileges"]
     pool.client.send_signal(signal.SIGINT, 0, block=True)
