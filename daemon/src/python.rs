@@ -59,6 +59,16 @@ pub async fn find(wanted: Option<&Path>, environment: &Environment) -> anyhow::R
 }
 
 async fn import(path: &Path) -> Result<Python, String> {
+    // To see it among the installed packages is enough, and spares a start of Python, which takes seconds on a Pi.
+    // If it cannot be imported after all, the engines say so.
+    if path.is_file()
+        && let Some(version) = version_beside(path)
+    {
+        return Ok(Python {
+            path: path.to_owned(),
+            version,
+        });
+    }
     const ASK: &str = "import ipyparallel; print(ipyparallel.__version__)";
     let mut command = Command::new(path);
     command

@@ -215,7 +215,7 @@ def test_abort_takes_back_what_waits(either):
 
 
 def test_clear_empties_the_namespace(either):
-    either[0]["kept"] = 1
+    either[0].push({"kept": 1}, block=True)
     either.clear(0, block=True)
     with pytest.raises(ipp.RemoteError, match="NameError"):
         either[0]["kept"]

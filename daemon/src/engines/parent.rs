@@ -24,7 +24,8 @@ use super::EngineSettings;
 use super::output::{Outputs, Source};
 
 /// What the parent runs, each module with its name.
-const MODULES: [(&str, &str); 2] = [
+const MODULES: [(&str, &str); 3] = [
+    ("piparallel_engine", include_str!("engine.py")),
     ("piparallel_nanny", include_str!("nanny.py")),
     ("piparallel_warm", include_str!("warm.py")),
 ];

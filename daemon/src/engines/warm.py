@@ -11,48 +11,36 @@ When the supervisor is gone, however it ended, the socket says so, and nothing t
 """
 
 import array
-import atexit
-import ctypes
 import gc
 import importlib
 import json
 import os
 import platform
-import random
 import selectors
 import signal
 import socket
 import sys
 import time
-import traceback
 from importlib import metadata
 
-# As the engine itself does before its imports: a warning that is for users of a debugger.
-os.environ.setdefault("PYDEVD_DISABLE_FILE_VALIDATION", "1")
-
-import piparallel_nanny  # noqa: E402
-from ipyparallel.engine.app import IPEngine  # noqa: E402
+import piparallel_engine
+import piparallel_nanny
 
 # What an engine would import at its start, in several versions of several packages.
 ALSO = """
     IPython.core.completer IPython.core.completerlib IPython.core.history IPython.core.magics IPython.core.oinspect
     IPython.core.payloadpage IPython.core.pylabtools IPython.extensions.storemagic asyncio.events
-    concurrent.futures.thread ipykernel.codeutil ipykernel.comm.manager ipykernel.control ipykernel.datapub
-    ipykernel.debugger ipykernel.displayhook ipykernel.gui ipykernel.heartbeat ipykernel.iostream
-    ipykernel.pickleutil ipykernel.pylab.backend_inline ipykernel.subshell_manager ipyparallel.client.client
-    ipyparallel.engine.datapub ipyparallel.serialize jedi matplotlib_inline.backend_inline parso.python.tokenize pdb
-    sqlite3 tornado.platform.asyncio zmq.asyncio zmq.devices zmq.eventloop.zmqstream
+    concurrent.futures.thread ipykernel.comm.manager ipykernel.control ipykernel.debugger ipykernel.displayhook
+    ipykernel.gui ipykernel.heartbeat ipykernel.iostream ipykernel.subshell_manager ipyparallel.engine.datapub
+    ipyparallel.serialize sqlite3 tornado.platform.asyncio zmq.asyncio zmq.devices zmq.eventloop.zmqstream
 """.split()
 
 # Packages whose versions the pool compares.
 TOLD = ("ipyparallel", "ipykernel", "pyzmq", "numpy")
 
 SIGKILL = int(signal.SIGKILL)
-PR_SET_PDEATHSIG, PR_SET_NAME, PR_SET_CHILD_SUBREAPER = 1, 15, 36
+PR_SET_CHILD_SUBREAPER = 36
 PATIENCE = 2.5  # seconds for the nanny to tell the hub of the last engines
-NANNY_ANSWER = 10  # seconds
-
-libc = ctypes.CDLL(None)
 
 
 class Lines:
@@ -114,7 +102,7 @@ class Parent:
         # Only the supervisor decides when this ends; a terminal and a service signal everybody.
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             signal.signal(number, signal.SIG_IGN)
-        libc.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+        piparallel_engine.libc.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
         self.is_over = False
         while not self.is_over:
             for key, _ in self.selector.select():
@@ -155,7 +143,7 @@ class Parent:
         gc.freeze()
         self.start_nanny()
         # From here on the end of the socket tells that the supervisor is gone, and there is more to do then.
-        libc.prctl(PR_SET_PDEATHSIG, 0, 0, 0, 0)
+        piparallel_engine.die_with_parent(0)
         versions = {"python": platform.python_version()}
         for name in {*TOLD, *(name.partition(".")[0] for name in settings["imports"])}:
             try:
@@ -177,7 +165,7 @@ class Parent:
             return
         if pid == 0:
             self.forget(theirs.fileno(), output)
-            run_engine(self.settings, slot, connection, Lines(theirs), output)
+            piparallel_engine.run(self.settings, slot, connection, Lines(theirs), output)
         theirs.close()
         os.close(output)
         self.children[pid] = child = Child(pid, slot, Lines(ours))
@@ -229,7 +217,7 @@ class Parent:
         self.nanny_pid = os.fork()
         if self.nanny_pid == 0:
             self.forget(theirs.fileno())
-            become("nanny")
+            piparallel_engine.become("nanny")
             piparallel_nanny.run(theirs)
         theirs.close()
         self.nanny = Lines(ours)
@@ -380,96 +368,6 @@ def children():
     return pids
 
 
-def become(name):
-    """A session and a name of its own, and no life without the warm parent."""
-    parent = os.getppid()
-    os.setsid()
-    libc.prctl(PR_SET_NAME, name.encode()[:15], 0, 0, 0)
-    libc.prctl(PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0)
-    if os.getppid() != parent or parent == 1:
-        os._exit(1)
-
-
-def run_engine(settings, slot, connection, channel, output):
-    """The life of an engine's process."""
-    try:
-        become(f"ipengine-{slot}")
-        try:
-            with open("/proc/self/oom_score_adj", "w") as score:
-                score.write(str(settings["oom_score_adj"]))
-        except PermissionError:
-            # It is higher already, and lowering it is not for everybody.
-            pass
-        os.nice(settings["nice"])
-        os.dup2(output, 1)
-        os.dup2(output, 2)
-        os.close(output)
-        # Parents and children are not to draw the same numbers; `random` itself sees to that.
-        if numpy := sys.modules.get("numpy.random"):
-            numpy.seed()
-        random.seed()
-        app = prepare(settings, connection, channel)
-        try:
-            app.start()
-        except RuntimeError as e:
-            # So an event loop says that it was asked to stop.
-            if "Event loop stopped" not in str(e):
-                raise
-    except SystemExit as e:
-        leave(e.code if isinstance(e.code, int) else 0 if e.code is None else 1)
-    except BaseException:
-        traceback.print_exc(file=sys.__stderr__)
-        leave(1)
-    leave(0)
-
-
-def leave(code):
-    """As the interpreter would: what user code registered for its end is called."""
-    try:
-        atexit._run_exitfuncs()
-        sys.__stdout__.flush()
-        sys.__stderr__.flush()
-    finally:
-        os._exit(code)
-
-
-def prepare(settings, connection, channel):
-    def start_nanny(engine, control_url):
-        """In place of a process for this engine alone."""
-        text = {k: getattr(engine, k).decode("ascii") for k in ("curve_serverkey", "curve_publickey", "curve_secretkey")}
-        channel.say(
-            {
-                "id": engine.id,
-                "uuid": engine.ident,
-                "control_url": control_url,
-                "registration_url": engine.registration_url,
-                "key": engine.session.key.decode("latin-1"),
-                "signature_scheme": engine.session.signature_scheme,
-                "packer": engine.session.packer,
-                "unpacker": engine.session.unpacker,
-                **text,
-            }
-        )
-        channel.socket.settimeout(NANNY_ANSWER)
-        while not (answer := channel.read()):
-            if answer is None:
-                raise RuntimeError("the warm parent is gone")
-        if answer[0]["event"] != "listening":
-            raise RuntimeError(f"the nanny has no connection for this engine: {answer[0]['cause']}")
-        return f"tcp://127.0.0.1:{answer[0]['port']}", channel
-
-    sys.argv = ["ipengine"]
-    IPEngine.start_nanny = start_nanny
-    app = IPEngine.instance()
-    app.connection_info_env = json.dumps(connection)
-    # A pool may give the engines of each node a key of their own.
-    for key in ("curve_publickey", "curve_secretkey"):
-        if connection.get(key):
-            setattr(app, key, connection[key].encode("ascii"))
-    app.initialize([f"--profile-dir={settings['profile']}", "--log-level=WARN"])
-    return app
-
-
 def main():
     gc.disable()
     # Warnings about threads at a fork: those of OpenBLAS stop for it by themselves.
@@ -479,6 +377,6 @@ def main():
     null = os.open(os.devnull, os.O_RDONLY)
     os.dup2(null, 0)
     os.close(null)
-    libc.prctl(PR_SET_NAME, b"engines", 0, 0, 0)
+    piparallel_engine.set_name("engines")
     parent = Parent(Lines(control))
     parent.run()

@@ -186,8 +186,8 @@ fn base(pool: &str, port: u16, key: &SharedKey, python: &Path) -> Table {
     let mut put = |key: &str, value| engines.insert(key.to_owned(), value);
     put("python", Value::String(python.display().to_string()));
     put("on_controller", Value::Boolean(false));
-    // Whoever stops a pool that runs in the foreground does not wait for its tasks.
-    put("drain_timeout", Value::String("0s".to_owned()));
+    // Whoever stops a pool that runs in the foreground does not wait for long tasks.
+    put("drain_timeout", Value::String("2s".to_owned()));
     // They run as we do.
     put("user", Value::String(String::new()));
     let mut base = Table::new();
