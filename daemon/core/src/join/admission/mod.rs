@@ -275,7 +275,8 @@ impl Admission {
         link: LinkId,
         opening: &Opening,
     ) -> Result<Option<&SharedKey>, &'static str> {
-        let Some(entry) = self.links.get_mut(&link) else {
+        let entry = self.links.get_mut(&link);
+        let Some(entry) = entry.filter(|entry| matches!(entry.stage, Stage::Opening)) else {
             return Err(BUSY);
         };
         if opening.pool != self.config.pool {
