@@ -1,7 +1,7 @@
 //! Options that several subcommands share. They are other spellings of stock options and go the same
 //! way from here: files, environment, command line.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
 use clap::{Args, ValueEnum};
@@ -70,17 +70,31 @@ pub struct OneNode {
     pub service: ServiceOptions,
 }
 
+/// As in the reference of options.
+const USUAL_RUN_DIR: &str = "/run/piparallel";
+
 impl ServiceOptions {
     /// Asks the service of this node.
     ///
     /// # Errors
     /// There is none, or it cannot do that.
     pub fn ask(&self, command: control::Command) -> anyhow::Result<serde_json::Value> {
-        let run_dir = match &self.run_dir {
-            Some(dir) => dir.clone(),
-            None => load(&self.node.sources())?.settings.run_dir,
-        };
-        control::client::ask(&run_dir, command)
+        control::client::ask(&self.run_dir()?, command)
+    }
+
+    fn run_dir(&self) -> anyhow::Result<PathBuf> {
+        if let Some(dir) = &self.run_dir {
+            return Ok(dir.clone());
+        }
+        let usual = Path::new(USUAL_RUN_DIR);
+        match load(&self.node.sources()) {
+            Ok(loaded) => Ok(loaded.settings.run_dir),
+            // Not everybody may read the options, for the join key is among them.
+            Err(_) if self.node.config.is_none() && usual.join(control::SOCKET).exists() => {
+                Ok(usual.to_owned())
+            }
+            Err(cause) => Err(cause),
+        }
     }
 }
 
