@@ -34,6 +34,8 @@ def up(env, *arguments):
         stdout=log,
         stderr=log,
         start_new_session=True,
+        # Whoever runs the tests in the background may have it ignored, and so would this before it listens.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
 
 
