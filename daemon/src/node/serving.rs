@@ -34,6 +34,8 @@ pub struct Serving {
     engine_file: Map<String, Value>,
     client_file: Map<String, Value>,
     client_key: SecretKey,
+    /// Of this node's own engines.
+    own_key: PublicKey,
     admitted: watch::Sender<Admitted>,
     drained: mpsc::UnboundedReceiver<PublicKey>,
     controller: JoinHandle<anyhow::Result<()>>,
@@ -44,6 +46,8 @@ pub struct Serving {
 pub enum ServingEvent {
     /// No engine of the node of this name is in the pool any more.
     Drained(String),
+    /// None of this node's own is.
+    OwnDrained,
     /// The controller ended by itself.
     Ended(anyhow::Result<()>),
 }
@@ -104,6 +108,7 @@ impl Serving {
             engine_file,
             client_file,
             client_key: keys.client.secret.clone(),
+            own_key: own_key.public(),
             admitted,
             drained,
             controller,
@@ -123,6 +128,9 @@ impl Serving {
                     }
                 }
                 Some(key) = self.drained.recv() => {
+                    if key == self.own_key {
+                        return ServingEvent::OwnDrained;
+                    }
                     if let Some(name) = self.tell_drained(key) {
                         return ServingEvent::Drained(name);
                     }
@@ -133,6 +141,12 @@ impl Serving {
                 }
             }
         }
+    }
+
+    /// This node's own engines get no more work. [`ServingEvent::OwnDrained`] follows when they have finished.
+    pub fn drain_own(&self) {
+        self.door.with(|admission, _| admission.stop_self());
+        self.refresh();
     }
 
     /// Tells the controller who is admitted and who is drained, after anything that may have changed it.
