@@ -116,6 +116,11 @@ SUMMARY = [
         for n in (1, 16, 256)
     ),
     *(
+        (f"CPU per 100,000 of them, engines: {n}, {text}, s", "mux", f"{n}/cpu_s_per_100k", subject, "raw", "")
+        for subject, text in (("ours", "all recorded"), ("ours-nodb", "no database"))
+        for n in (1, 16, 256)
+    ),
+    *(
         (f"{size} {text}, GB/s", "large", f"{size}/{way}_gb_per_s", "ours", "raw", "≥ 0.9 ×")
         for size in ("10MB", "100MB")
         for way, text in (("request", "to engines"), ("reply", "from engines"))
