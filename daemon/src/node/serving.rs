@@ -23,6 +23,7 @@ use super::report::common_versions;
 use crate::controller::{Admissions, Admitted};
 use crate::join::nodes_db::NodesDb;
 use crate::join::server::{Door, DoorEvent};
+use crate::random;
 use crate::settings::node::{NetworkSettings, NodeSettings};
 
 /// A pool that is served. Ends with [`Serving::stop`].
@@ -85,13 +86,11 @@ impl Serving {
             prepared.run(on_ready, stopped.notified()).await
         });
         let (db, rows) = NodesDb::open(&settings.state_dir.join("nodes.db"))?;
-        let mut seed = [0; 32];
-        getrandom::fill(&mut seed).context("the system gives no random bytes")?;
         let config = Config {
             pool: settings.pool.clone(),
             join_key: shared.join_key,
             client_key: shared.client_key,
-            seed,
+            seed: random::bytes()?,
         };
         let key = shared.secret.public();
         let admission = Admission::new(config, epoch, rows);
