@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -15,20 +16,29 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 IMAGES = ROOT / "target" / "image"
 BOOT_PARTITION = "4M"
 DISK_SIZE = 4 << 30
-# The kernel's command line of the card, with this machine's console in place of a Pi's.
-APPEND = (
-    "root=PARTUUID=70697061-02 rootfstype=squashfs ro rootwait fsck.repair=yes panic=10 "
-    "console=ttyAMA0 systemd.wants=piparallel-console@ttyAMA0.service"
-)
+# What the console says when the system is up.
+IS_UP = "Reached target multi-user.target"
+
+
+def kernel_options(console: str) -> str:
+    """The kernel's command line of the card, with this machine's console in place of a Pi's, and not quiet."""
+    line = (ROOT / "image" / "boot" / "cmdline.txt").read_text().split()
+    kept = [word for word in line if word != "quiet" and not word.startswith("console=")]
+    return " ".join([*kept, f"console={console}", f"systemd.wants=piparallel-console@{console}.service"])
 
 
 def run(*command: str | Path, check: bool = True, timeout: float = 120, **more) -> str:
-    ran = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=timeout, **more)
+    """What a command printed; of one that fails or takes too long, nothing, if `check` is false."""
+    try:
+        ran = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=timeout, **more)
+    except subprocess.TimeoutExpired:
+        assert not check, f"{command}: not within {timeout} s"
+        return ""
     assert not check or ran.returncode == 0, f"{command}: {ran.returncode}\n{ran.stdout}{ran.stderr}"
     return ran.stdout
 
 
-def until(condition, seconds: float, what: str):
+def until(condition, seconds: float, what: str | Callable[[], str]):
     """Poll `condition` until it is true and return its value; fail with `what` after `seconds`."""
     deadline = time.monotonic() + seconds
     while not (value := condition()):
@@ -112,6 +122,10 @@ class Pi:
         self.mac = f"52:54:00:77:00:{self.number:02x}"
         self.card = self.directory / f"pi{self.number}.img"
         self.tap = self.network.new_tap()
+        self.new_card()
+
+    def new_card(self):
+        """Put a card in that was never used. The Pi has to be off."""
         run("cp", "--sparse=always", IMAGES / f"piparallel-{self.arch}.img", self.card)
         os.truncate(self.card, DISK_SIZE)
         self.write("piparallel.toml", self.options)
@@ -145,7 +159,8 @@ class Pi:
         files = IMAGES / self.arch
         self.process = self.network.spawn(
             *(emulator, "-M", "virt", "-cpu", cpu, "-smp", str(self.cores), "-m", str(self.memory)),
-            *("-kernel", files / "vmlinuz", "-initrd", files / "initrd.img", "-append", APPEND),
+            *("-kernel", files / "vmlinuz", "-initrd", files / "initrd.img"),
+            *("-append", kernel_options("ttyAMA0")),
             *("-drive", f"file={self.card},format=raw,if=virtio,cache=writeback"),
             *("-netdev", f"tap,id=lan,ifname={self.tap},script=no,downscript=no"),
             *("-device", f"virtio-net-pci,netdev=lan,mac={self.mac},romfile="),
@@ -162,6 +177,15 @@ class Pi:
             self.process.wait()
             self.process = None
 
+    def wait_for(self, words: str, seconds: float):
+        """Wait until its console has said that."""
+        until(
+            lambda: words in self.console() or not self.is_on(),
+            seconds,
+            lambda: f"pi {self.number} says {words!r}; its console:\n{self.console()[-3000:]}",
+        )
+        assert words in self.console(), f"pi {self.number} is off:\n{self.console()[-3000:]}"
+
     def is_on(self) -> bool:
         return self.process is not None and self.process.poll() is None
 
@@ -170,18 +194,18 @@ class Pi:
 
     def ssh(self, key: Path, *command: str, check: bool = True, timeout: float = 120) -> str:
         """Run a command on it as user pi, by the ssh key of its card."""
-        options = ["StrictHostKeyChecking=no", "UserKnownHostsFile=/dev/null", "LogLevel=ERROR", "ConnectTimeout=30"]
+        return run(*self.ssh_command(key, *command), check=check, timeout=timeout)
+
+    def ssh_command(self, key: Path, *command: str) -> list[str | Path]:
+        options = ["StrictHostKeyChecking=no", "UserKnownHostsFile=/dev/null", "LogLevel=ERROR"]
+        options += ["ConnectTimeout=30", "ServerAliveInterval=15", "ServerAliveCountMax=4"]
         flags = [flag for option in options for flag in ("-o", option)]
-        return run(
-            *self.network.inside("ssh", *flags, "-i", key, f"pi@{self.address()}", *command),
-            check=check,
-            timeout=timeout,
-        )
+        return self.network.inside("ssh", *flags, "-i", key, f"pi@{self.address()}", *command)
 
 
 def require_tools():
     """Say what is missing, before something fails for want of it."""
     tools = ("ip", "dnsmasq", "mcopy", "mtype", "ssh", "ssh-keygen", "qemu-system-aarch64")
     missing = [tool for tool in tools if not shutil.which(tool, path=os.environ["PATH"] + ":/usr/sbin")]
-    assert not missing, f"missing: {' '.join(missing)} (run tests/setup qemu)"
+    assert not missing, f"missing: {' '.join(missing)} (run tests/setup image)"
     assert os.geteuid() == 0, "virtual Pis need root, for their network"
