@@ -9,7 +9,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -116,7 +116,8 @@ class Pi:
     cores: int = 2
     process: subprocess.Popen | None = None
     boots: int = 0
-    more: list[str] = field(default_factory=list)
+    # For the kernel.
+    more_options: str = ""
 
     def __post_init__(self):
         self.mac = f"52:54:00:77:00:{self.number:02x}"
@@ -152,23 +153,26 @@ class Pi:
 
     def power_on(self) -> "Pi":
         self.boots += 1
+        options = f"{kernel_options('ttyAMA0')} {self.more_options}"
+        drive = f"file={self.card},cache=writeback"
+        self.process = self.network.spawn(*self.machine(IMAGES / self.arch, options, drive, self.log))
+        return self
+
+    def machine(self, files: Path, options: str, drive: str, log: Path) -> list[str | Path]:
+        """How the emulator is called: with kernel and initramfs of `files`, and a disk."""
         emulator, cpu = {
             "arm64": ("qemu-system-aarch64", "cortex-a53"),
             "armhf": ("qemu-system-arm", "cortex-a7"),
         }[self.arch]
-        files = IMAGES / self.arch
-        self.process = self.network.spawn(
+        return [
             *(emulator, "-M", "virt", "-cpu", cpu, "-smp", str(self.cores), "-m", str(self.memory)),
-            *("-kernel", files / "vmlinuz", "-initrd", files / "initrd.img"),
-            *("-append", kernel_options("ttyAMA0")),
-            *("-drive", f"file={self.card},format=raw,if=virtio,cache=writeback"),
+            *("-kernel", files / "vmlinuz", "-initrd", files / "initrd.img", "-append", options),
+            *("-drive", f"{drive},format=raw,if=virtio"),
             *("-netdev", f"tap,id=lan,ifname={self.tap},script=no,downscript=no"),
             *("-device", f"virtio-net-pci,netdev=lan,mac={self.mac},romfile="),
             *("-device", "virtio-rng-pci", "-display", "none", "-monitor", "none", "-no-reboot"),
-            *("-serial", f"file:{self.log}"),
-            *self.more,
-        )
-        return self
+            *("-serial", f"file:{log}"),
+        ]
 
     def power_off(self):
         """Pull the plug."""
