@@ -116,7 +116,8 @@ class Pi:
     cores: int = 2
     process: subprocess.Popen | None = None
     boots: int = 0
-    # For the kernel.
+    # Its console, and what else its kernel is told.
+    port: str = "ttyAMA0"
     more_options: str = ""
 
     def __post_init__(self):
@@ -153,7 +154,7 @@ class Pi:
 
     def power_on(self) -> "Pi":
         self.boots += 1
-        options = f"{kernel_options('ttyAMA0')} {self.more_options}"
+        options = f"{kernel_options(self.port)} {self.more_options}"
         drive = f"file={self.card},cache=writeback"
         self.process = self.network.spawn(*self.machine(IMAGES / self.arch, options, drive, self.log))
         return self
