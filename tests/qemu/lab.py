@@ -7,6 +7,7 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -206,6 +207,14 @@ class Pi:
         options += ["ConnectTimeout=30", "ServerAliveInterval=15", "ServerAliveCountMax=4"]
         flags = [flag for option in options for flag in ("-o", option)]
         return self.network.inside("ssh", *flags, "-i", key, f"pi@{self.address()}", *command)
+
+
+def end_in_order():
+    """Whatever ends this program, what it started ends with it."""
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, lambda *_: sys.exit(1))
+    # A shell has programs that it starts in the background ignore this one.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def require_tools():

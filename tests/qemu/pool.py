@@ -40,7 +40,7 @@ class Pool:
         self.ssh_key = directory / "id_ed25519"
         run("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "lab", "-f", self.ssh_key)
         self.key = base64.b32encode(os.urandom(32)).decode().rstrip("=")
-        self.engines = engines
+        self.engines_each = engines
         self.python_program = directory / "python"
         self.python_program.write_text(PYTHON)
         self.python_program.chmod(0o755)
@@ -62,7 +62,7 @@ class Pool:
             pool="lab",
             role="controller" if number == 1 else "engine",
             key=self.key,
-            engines=self.engines,
+            engines=self.engines_each,
             number=number,
             ssh_key=self.ssh_key.with_suffix(".pub").read_text().strip(),
         )

@@ -143,5 +143,6 @@ def test_a_mistake_on_the_card_is_reported_and_leaves_the_pi_reachable(pool):
     pool.wait_for_ssh(pi, PATIENCE)
     report = pool.on(pi, "cat", "/boot/firmware/piparallel-errors.txt")
     assert "role" in report and "boss" in report
+    assert "boss" in pool.on(pi, "systemctl", "show", "--property=StatusText", "piparallel")
     until(lambda: "has mistakes" in pi.console(), 60, lambda: f"the screen says so: {pi.console()[-2000:]}")
     wait_for_engines(pool, 3, "work, for what was right before still holds")
