@@ -13,7 +13,8 @@ SYSTEM = ROOT / "target" / "image" / "amd64" / "root"
 PYTHON = f"""\
 #!/bin/sh
 export PYTHONHOME={SYSTEM}/usr
-exec {SYSTEM}/usr/lib64/ld-linux-x86-64.so.2 --library-path {SYSTEM}/usr/lib/x86_64-linux-gnu \\
+libraries={SYSTEM}/usr/lib/x86_64-linux-gnu
+exec {SYSTEM}/usr/lib64/ld-linux-x86-64.so.2 --library-path $libraries:$libraries/blas:$libraries/lapack \\
     {SYSTEM}/usr/bin/python3.13 "$@"
 """
 PROGRAM = ROOT / "target" / "cross" / "amd64" / "piparallel"
