@@ -50,7 +50,7 @@ def until(condition, seconds: float, what: str | Callable[[], str]):
             return value
         assert left > 0, f"not within {seconds} s: {what() if callable(what) else what}"
         time.sleep(0.5)
-        # When this machine stands still, so do the virtual ones: that is no time in which something could have happened.
+        # When this machine stands still, so do the virtual ones: that is no time in which something could happen.
         left -= min(time.monotonic() - began, LONGEST_LOOK)
 
 
