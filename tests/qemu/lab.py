@@ -4,6 +4,7 @@ The network is a namespace with a bridge and a DHCP server; this machine is on i
 """
 
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -52,6 +53,11 @@ def until(condition, seconds: float, what: str | Callable[[], str]):
         time.sleep(0.5)
         # When this machine stands still, so do the virtual ones: that is no time in which something could happen.
         left -= min(time.monotonic() - began, LONGEST_LOOK)
+
+
+def spoken(log: Path) -> str:
+    """What a console has said, without its colours."""
+    return re.sub(r"\x1b\[[\d;]*[mK]", "", log.read_text(errors="replace")) if log.exists() else ""
 
 
 class Network:
@@ -157,7 +163,8 @@ class Pi:
         return self.directory / f"pi{self.number}-{self.boots}.log"
 
     def console(self) -> str:
-        return self.log.read_text(errors="replace") if self.log.exists() else ""
+        """What it has said since it was switched on."""
+        return spoken(self.log)
 
     def power_on(self) -> "Pi":
         self.boots += 1
