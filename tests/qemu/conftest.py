@@ -3,8 +3,10 @@
 import time
 
 import pytest
-from lab import IMAGES, require_tools
+from lab import IMAGES, IS_UP, require_tools
 from pool import Pool
+
+PATIENCE = 900
 
 
 def pytest_sessionstart(session):
@@ -16,23 +18,31 @@ def pytest_sessionstart(session):
         pytest.exit("there is no image: run make image ARCH=arm64", returncode=2)
 
 
+MEASURED: dict[str, float] = {}
+
+
+def pytest_terminal_summary(terminalreporter):
+    for what, seconds in MEASURED.items():
+        terminalreporter.write_line(f"{what}: {seconds:.0f} s")
+
+
 @pytest.fixture(scope="session")
 def times():
     """What took how long; printed at the end."""
-    measured: dict[str, float] = {}
-    yield measured
-    for what, seconds in measured.items():
-        print(f"\n{what}: {seconds:.0f} s", end="")
+    return MEASURED
 
 
 @pytest.fixture(scope="module")
 def pool(tmp_path_factory, times):
     pool = Pool(tmp_path_factory.mktemp("pis"), size=3)
     try:
+        # One after the other: two cores cannot emulate several boots at once in good time.
         for pi in pool.pis:
             began = time.monotonic()
             pi.power_on()
-            pool.wait_for_address(pi, 900)
+            pi.wait_for(IS_UP, PATIENCE)
+            times[f"pi {pi.number}: power on → multi-user"] = time.monotonic() - began
+            pool.wait_for_address(pi, PATIENCE)
             times[f"pi {pi.number}: power on → address"] = time.monotonic() - began
         yield pool
     finally:

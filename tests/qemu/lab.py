@@ -4,37 +4,60 @@ The network is a namespace with a bridge and a DHCP server; this machine is on i
 """
 
 import os
+import re
 import shutil
 import signal
 import subprocess
+import sys
 import time
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 IMAGES = ROOT / "target" / "image"
 BOOT_PARTITION = "4M"
 DISK_SIZE = 4 << 30
-# The kernel's command line of the card, with this machine's console in place of a Pi's.
-APPEND = (
-    "root=PARTUUID=70697061-02 rootfstype=squashfs ro rootwait fsck.repair=yes panic=10 "
-    "console=ttyAMA0 systemd.wants=piparallel-console@ttyAMA0.service"
-)
+# Seconds in which a condition is found true or false.
+LONGEST_LOOK = 60
+# What the console says when the system is up.
+IS_UP = "Reached target multi-user.target"
+
+
+def kernel_options(console: str) -> str:
+    """The kernel's command line of the card, with this machine's console in place of a Pi's, and not quiet."""
+    line = (ROOT / "image" / "boot" / "cmdline.txt").read_text().split()
+    kept = [word for word in line if word != "quiet" and not word.startswith("console=")]
+    return " ".join([*kept, f"console={console}", f"systemd.wants=piparallel-console@{console}.service"])
 
 
 def run(*command: str | Path, check: bool = True, timeout: float = 120, **more) -> str:
-    ran = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=timeout, **more)
+    """What a command printed; of one that fails or takes too long, nothing, if `check` is false."""
+    try:
+        ran = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=timeout, **more)
+    except subprocess.TimeoutExpired:
+        assert not check, f"{command}: not within {timeout} s"
+        return ""
     assert not check or ran.returncode == 0, f"{command}: {ran.returncode}\n{ran.stdout}{ran.stderr}"
     return ran.stdout
 
 
-def until(condition, seconds: float, what: str):
+def until(condition, seconds: float, what: str | Callable[[], str]):
     """Poll `condition` until it is true and return its value; fail with `what` after `seconds`."""
-    deadline = time.monotonic() + seconds
-    while not (value := condition()):
-        assert time.monotonic() < deadline, f"not within {seconds} s: {what() if callable(what) else what}"
+    left = seconds
+    while True:
+        began = time.monotonic()
+        if value := condition():
+            return value
+        assert left > 0, f"not within {seconds} s: {what() if callable(what) else what}"
         time.sleep(0.5)
-    return value
+        # When this machine stands still, so do the virtual ones: that is no time in which something could happen.
+        left -= min(time.monotonic() - began, LONGEST_LOOK)
+
+
+def spoken(log: Path) -> str:
+    """What a console has said, without its colours."""
+    return re.sub(r"\x1b\[[\d;]*[mK]", "", log.read_text(errors="replace")) if log.exists() else ""
 
 
 class Network:
@@ -106,12 +129,18 @@ class Pi:
     cores: int = 2
     process: subprocess.Popen | None = None
     boots: int = 0
-    more: list[str] = field(default_factory=list)
+    # Its console, and what else its kernel is told.
+    port: str = "ttyAMA0"
+    more_options: str = ""
 
     def __post_init__(self):
         self.mac = f"52:54:00:77:00:{self.number:02x}"
         self.card = self.directory / f"pi{self.number}.img"
         self.tap = self.network.new_tap()
+        self.new_card()
+
+    def new_card(self):
+        """Put a card in that was never used. The Pi has to be off."""
         run("cp", "--sparse=always", IMAGES / f"piparallel-{self.arch}.img", self.card)
         os.truncate(self.card, DISK_SIZE)
         self.write("piparallel.toml", self.options)
@@ -134,26 +163,31 @@ class Pi:
         return self.directory / f"pi{self.number}-{self.boots}.log"
 
     def console(self) -> str:
-        return self.log.read_text(errors="replace") if self.log.exists() else ""
+        """What it has said since it was switched on."""
+        return spoken(self.log)
 
     def power_on(self) -> "Pi":
         self.boots += 1
+        options = f"{kernel_options(self.port)} {self.more_options}"
+        drive = f"file={self.card},cache=writeback"
+        self.process = self.network.spawn(*self.machine(IMAGES / self.arch, options, drive, self.log))
+        return self
+
+    def machine(self, files: Path, options: str, drive: str, log: Path) -> list[str | Path]:
+        """How the emulator is called: with kernel and initramfs of `files`, and a disk."""
         emulator, cpu = {
             "arm64": ("qemu-system-aarch64", "cortex-a53"),
             "armhf": ("qemu-system-arm", "cortex-a7"),
         }[self.arch]
-        files = IMAGES / self.arch
-        self.process = self.network.spawn(
+        return [
             *(emulator, "-M", "virt", "-cpu", cpu, "-smp", str(self.cores), "-m", str(self.memory)),
-            *("-kernel", files / "vmlinuz", "-initrd", files / "initrd.img", "-append", APPEND),
-            *("-drive", f"file={self.card},format=raw,if=virtio,cache=writeback"),
+            *("-kernel", files / "vmlinuz", "-initrd", files / "initrd.img", "-append", options),
+            *("-drive", f"{drive},format=raw,if=virtio"),
             *("-netdev", f"tap,id=lan,ifname={self.tap},script=no,downscript=no"),
             *("-device", f"virtio-net-pci,netdev=lan,mac={self.mac},romfile="),
             *("-device", "virtio-rng-pci", "-display", "none", "-monitor", "none", "-no-reboot"),
-            *("-serial", f"file:{self.log}"),
-            *self.more,
-        )
-        return self
+            *("-serial", f"file:{log}"),
+        ]
 
     def power_off(self):
         """Pull the plug."""
@@ -161,6 +195,15 @@ class Pi:
             self.process.send_signal(signal.SIGKILL)
             self.process.wait()
             self.process = None
+
+    def wait_for(self, words: str, seconds: float):
+        """Wait until its console has said that."""
+        until(
+            lambda: words in self.console() or not self.is_on(),
+            seconds,
+            lambda: f"pi {self.number} says {words!r}; its console:\n{self.console()[-3000:]}",
+        )
+        assert words in self.console(), f"pi {self.number} is off:\n{self.console()[-3000:]}"
 
     def is_on(self) -> bool:
         return self.process is not None and self.process.poll() is None
@@ -170,18 +213,26 @@ class Pi:
 
     def ssh(self, key: Path, *command: str, check: bool = True, timeout: float = 120) -> str:
         """Run a command on it as user pi, by the ssh key of its card."""
-        options = ["StrictHostKeyChecking=no", "UserKnownHostsFile=/dev/null", "LogLevel=ERROR", "ConnectTimeout=30"]
+        return run(*self.ssh_command(key, *command), check=check, timeout=timeout)
+
+    def ssh_command(self, key: Path, *command: str) -> list[str | Path]:
+        options = ["StrictHostKeyChecking=no", "UserKnownHostsFile=/dev/null", "LogLevel=ERROR"]
+        options += ["ConnectTimeout=30", "ServerAliveInterval=15", "ServerAliveCountMax=4"]
         flags = [flag for option in options for flag in ("-o", option)]
-        return run(
-            *self.network.inside("ssh", *flags, "-i", key, f"pi@{self.address()}", *command),
-            check=check,
-            timeout=timeout,
-        )
+        return self.network.inside("ssh", *flags, "-i", key, f"pi@{self.address()}", *command)
+
+
+def end_in_order():
+    """Whatever ends this program, what it started ends with it."""
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, lambda *_: sys.exit(1))
+    # A shell has programs that it starts in the background ignore this one.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def require_tools():
     """Say what is missing, before something fails for want of it."""
     tools = ("ip", "dnsmasq", "mcopy", "mtype", "ssh", "ssh-keygen", "qemu-system-aarch64")
     missing = [tool for tool in tools if not shutil.which(tool, path=os.environ["PATH"] + ":/usr/sbin")]
-    assert not missing, f"missing: {' '.join(missing)} (run tests/setup qemu)"
+    assert not missing, f"missing: {' '.join(missing)} (run tests/setup image)"
     assert os.geteuid() == 0, "virtual Pis need root, for their network"

@@ -3,6 +3,7 @@
 import base64
 import json
 import os
+import subprocess
 from pathlib import Path
 
 from lab import ROOT, Network, Pi, run, until
@@ -12,10 +13,13 @@ SYSTEM = ROOT / "target" / "image" / "amd64" / "root"
 PYTHON = f"""\
 #!/bin/sh
 export PYTHONHOME={SYSTEM}/usr
-exec {SYSTEM}/usr/lib64/ld-linux-x86-64.so.2 --library-path {SYSTEM}/usr/lib/x86_64-linux-gnu \\
+libraries={SYSTEM}/usr/lib/x86_64-linux-gnu
+exec {SYSTEM}/usr/lib64/ld-linux-x86-64.so.2 --library-path $libraries:$libraries/blas:$libraries/lapack \\
     {SYSTEM}/usr/bin/python3.13 "$@"
 """
 PROGRAM = ROOT / "target" / "cross" / "amd64" / "piparallel"
+
+COUNT = "import ipyparallel as ipp; print(sorted(ipp.Client(timeout=60).ids))"
 
 OPTIONS = """\
 pool = "{pool}"
@@ -34,25 +38,32 @@ class Pool:
 
     def __init__(self, directory: Path, size: int, arch: str = "arm64", engines: int = 1):
         self.directory = directory
-        self.network = Network()
         self.ssh_key = directory / "id_ed25519"
         run("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "lab", "-f", self.ssh_key)
         self.key = base64.b32encode(os.urandom(32)).decode().rstrip("=")
-        self.engines = engines
-        self.pis = [
-            Pi(self.network, number, directory, self.options(number), arch=arch) for number in range(1, size + 1)
-        ]
-        self.controller = self.pis[0]
+        self.engines_each = engines
         self.python_program = directory / "python"
         self.python_program.write_text(PYTHON)
         self.python_program.chmod(0o755)
+        self.pis: list[Pi] = []
+        self.network = Network()
+        try:
+            for number in range(1, size + 1):
+                self.pis.append(Pi(self.network, number, directory, self.options(number), arch=arch))
+        except BaseException:
+            self.close()
+            raise
+
+    @property
+    def controller(self) -> Pi:
+        return self.pis[0]
 
     def options(self, number: int) -> str:
         return OPTIONS.format(
             pool="lab",
             role="controller" if number == 1 else "engine",
             key=self.key,
-            engines=self.engines,
+            engines=self.engines_each,
             number=number,
             ssh_key=self.ssh_key.with_suffix(".pub").read_text().strip(),
         )
@@ -65,7 +76,7 @@ class Pool:
     def wait_for_ssh(self, pi: Pi, seconds: float):
         self.wait_for_address(pi, seconds)
         until(
-            lambda: self.on(pi, "true", check=False) is not None and self.on(pi, "echo", "up", check=False) == "up\n",
+            lambda: self.on(pi, "echo", "up", check=False) == "up\n",
             seconds,
             lambda: f"pi {pi.number} can be logged in to; its console:\n{pi.console()[-3000:]}",
         )
@@ -93,6 +104,23 @@ class Pool:
         """Run Python on the laptop, with a stock `ipyparallel`; what it printed."""
         return run(*self.network.inside(self.python_program, "-c", code), env=self.environment(), timeout=timeout)
 
+    def start_python(self, code: str) -> subprocess.Popen:
+        """Run Python on the laptop, beside what follows."""
+        return self.network.spawn(self.python_program, "-c", code, env=self.environment())
+
+    def start_on(self, pi: Pi, *command: str) -> subprocess.Popen:
+        """Run a command on a Pi, beside what follows."""
+        return subprocess.Popen(
+            pi.ssh_command(self.ssh_key, *command),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+
+    def engines(self) -> int:
+        """How many a client sees."""
+        return len(json.loads(self.python(COUNT)))
+
     def nodes(self) -> dict[str, dict]:
         """What the controller says of each node, by its name."""
         nodes = json.loads(self.on(self.controller, "piparallel", "nodes", "--json"))["nodes"]
@@ -102,13 +130,6 @@ class Pool:
         for pi in self.pis:
             pi.power_off()
         self.network.close()
-
-
-def start_staggered(pool: Pool, seconds: float):
-    """Power the Pis on one after the other: two cores cannot emulate several boots at once in good time."""
-    for pi in pool.pis:
-        pi.power_on()
-        pool.wait_for_address(pi, seconds)
 
 
 def describe(pool: Pool) -> str:

@@ -1,13 +1,10 @@
 """Three cards, one join key: what a user sees, from the first boot on. The tests are steps, in this order."""
 
-import json
 import time
 
 from lab import until
 
 PATIENCE = 900
-
-COUNT = "import ipyparallel as ipp; print(sorted(ipp.Client(timeout=60).ids))"
 
 WORK = """
 import ipyparallel as ipp
@@ -22,12 +19,8 @@ print(view.apply_sync(determinant))
 """
 
 
-def engines(pool) -> int:
-    return len(json.loads(pool.python(COUNT)))
-
-
 def wait_for_engines(pool, number: int, what: str):
-    until(lambda: engines(pool) == number, PATIENCE, lambda: f"{number} engines {what}: {pool.nodes()}")
+    until(lambda: pool.engines() == number, PATIENCE, lambda: f"{number} engines {what}: {pool.nodes()}")
 
 
 def test_every_pi_comes_up_with_nothing_failed(pool):
@@ -87,6 +80,44 @@ def test_each_pi_is_itself(pool):
     assert len(keys - {""}) == len(pool.pis)
 
 
+HUNGRY = """
+import ipyparallel as ipp
+client = ipp.Client(timeout=60)
+view = client[:]
+hosts = dict(zip(view.targets, view.apply_sync(lambda: __import__("socket").gethostname())))
+engine = next(engine for engine, host in hosts.items() if host == "pi-2")
+def hungry():
+    import os
+    taken = []
+    while True:
+        taken.append(os.urandom(4 << 20))
+try:
+    client[engine].apply_sync(hungry)
+except Exception as lost:
+    print(type(lost).__name__)
+"""
+
+UNITS = ("piparallel.service", "piparallel-engines.service", "ssh.service", "systemd-journald.service")
+
+
+def starts(pool, pi) -> str:
+    """When each service has begun, which tells whether one had to be started anew."""
+    return pool.on(pi, "systemctl", "show", "--property=Id,MainPID,NRestarts", *UNITS)
+
+
+def test_a_task_without_bounds_ends_its_engine_and_nothing_else(pool):
+    pi = pool.pis[1]
+    limit = pool.on(pi, "cat", "/sys/fs/cgroup/piparallel.slice/piparallel-engines.slice/memory.max")
+    assert limit.strip().isdigit(), "the kernel limits memory"
+    before = starts(pool, pi)
+    assert pool.python(HUNGRY, timeout=PATIENCE) == "EngineError\n"
+    wait_for_engines(pool, 3, "work again")
+    assert starts(pool, pi) == before
+    killed = pool.on(pi, "sudo", "journalctl", "--boot", "--dmesg", "--no-pager", "--grep=Killed process")
+    assert "python" in killed and "piparallel)" not in killed
+    assert pool.python(WORK).splitlines()[1] == str([x * x for x in range(20)])
+
+
 def test_a_stopped_node_leaves_and_the_pool_goes_on(pool):
     pool.on(pool.pis[1], "sudo", "systemctl", "stop", "piparallel")
     wait_for_engines(pool, 2, "are left")
@@ -112,5 +143,6 @@ def test_a_mistake_on_the_card_is_reported_and_leaves_the_pi_reachable(pool):
     pool.wait_for_ssh(pi, PATIENCE)
     report = pool.on(pi, "cat", "/boot/firmware/piparallel-errors.txt")
     assert "role" in report and "boss" in report
+    assert "boss" in pool.on(pi, "systemctl", "show", "--property=StatusText", "piparallel")
     until(lambda: "has mistakes" in pi.console(), 60, lambda: f"the screen says so: {pi.console()[-2000:]}")
     wait_for_engines(pool, 3, "work, for what was right before still holds")

@@ -51,6 +51,12 @@ const SSH_KEYS: &str = "etc/ssh/authorized_keys/pi";
 /// The sections that are not the node's.
 const SECTIONS: [&str; 2] = ["system", "wifi"];
 
+/// What was wrong with the file at this boot, one line each; empty where nothing was, or where there is no card.
+#[must_use]
+pub fn problems() -> String {
+    std::fs::read_to_string(Path::new("/").join(PROBLEMS)).unwrap_or_default()
+}
+
 impl Card {
     /// Reads, checks and applies the file. What is wrong with it, one line each, is returned, and written beside it.
     #[must_use]

@@ -2,7 +2,6 @@
 
 use std::io::{Write as _, stdout};
 use std::net::Ipv4Addr;
-use std::path::Path;
 use std::time::Duration;
 
 use clap::Args;
@@ -12,6 +11,7 @@ use serde_json::Value;
 use super::exit::Exit;
 use super::options::ServiceOptions;
 use crate::address::host_name;
+use crate::card;
 use crate::control::Command;
 
 /// What `console` can be told.
@@ -29,16 +29,13 @@ const LOOK: Duration = Duration::from_secs(2);
 
 const CLEAR: &str = "\x1b[H\x1b[2J";
 
-/// Mistakes in the card's file (see `card`).
-const PROBLEMS: &str = "/run/piparallel/problems";
-
 /// # Errors
 /// The screen cannot be written.
 pub fn run(options: &ConsoleOptions) -> anyhow::Result<Exit> {
     let mut shown = String::new();
     loop {
         let state = options.service.ask(Command::State).ok();
-        let problems = std::fs::read_to_string(Path::new(PROBLEMS)).unwrap_or_default();
+        let problems = card::problems();
         let page = page(&host_name(), &addresses(), state.as_ref(), &problems);
         if options.once {
             super::print(&page);

@@ -20,6 +20,7 @@ use super::memory::RoleMemory;
 use super::report::report;
 use super::serving::{self, Serving, ServingEvent};
 use super::vitals;
+use crate::card;
 use crate::control::server::{Asked, Server};
 use crate::discovery::{Discovery, Event as Seen, Service as Instance};
 use crate::host::{Host, Setup};
@@ -46,6 +47,8 @@ pub(super) struct Service {
     started: Instant,
     reports: Interval,
     told: String,
+    /// The first one of the card's file.
+    mistake: Option<String>,
     /// It was in its pool, and the service manager knows.
     is_ready: bool,
 }
@@ -119,6 +122,7 @@ impl Service {
             started: Instant::now(),
             reports,
             told: String::new(),
+            mistake: card::problems().lines().next().map(str::to_owned),
             is_ready: false,
             settings,
         })
@@ -444,7 +448,10 @@ impl Service {
 
     /// The log, and `systemctl status`, say what the node is whenever that changes.
     fn tell_status(&mut self) {
-        let status = self.role.status();
+        let mut status = self.role.status();
+        if let Some(mistake) = &self.mistake {
+            status += &format!("; this card's options have a mistake: {mistake}");
+        }
         if status != self.told {
             log::info!("{status}");
             super::tell_service_manager(&[NotifyState::Status(&status)]);
