@@ -62,6 +62,15 @@ def test_install_starts_the_node(machine):
     wait_until_active(machine)
     assert machine.properties("piparallel.service", "User", "UnitFileState") == ["piparallel", "enabled"]
     assert machine.properties("piparallel.target", "UnitFileState") == ["enabled"]
+    said = machine.until(
+        lambda: re.fullmatch(
+            r"controller of piparallel; nodes: 1, engines here: (\d+) of \1",
+            *machine.properties("piparallel.service", "StatusText"),
+        ),
+        PATIENCE,
+        "all engines are in",
+    )
+    assert int(said[1]) > 0
     users = machine.read("/etc/passwd")
     assert "\npiparallel:" in users and "\npiparallel-engine:" in users
     state = machine.run("stat", "--format=%a %U", "/var/lib/piparallel").split()

@@ -19,6 +19,7 @@ use tokio::time::sleep;
 
 use crate::engines::{self, EngineUser, Engines, GRACE};
 use crate::python;
+use crate::settings::node::NodeSettings;
 use crate::settings::sources::Environment;
 
 /// The node's end, when another process runs the engines.
@@ -86,6 +87,35 @@ const FAILURES: u32 = 3;
 const PROBLEM_MAX: usize = 240;
 
 impl Host {
+    /// Runs so many engines as a node's options want them: by itself, or by the service beside it. Must be called on a
+    /// `LocalRuntime`.
+    ///
+    /// # Errors
+    /// See [`Self::start_apart`].
+    pub fn of_node(settings: &NodeSettings, count: u32) -> anyhow::Result<Self> {
+        let engines = settings.engines.clone();
+        // Users of their own have a home; without one, engines live beside the node's state.
+        let own_dir = settings.state_dir.join("engines");
+        let setup = Setup {
+            count,
+            python: engines.python,
+            imports: engines.imports,
+            memory_limit: engines.memory_limit,
+            nice: engines.nice,
+            revive: engines.revive,
+            dir: match (engines.dir, &engines.user) {
+                (None, None) => Some(own_dir),
+                (None, Some(_)) if !geteuid().is_root() => Some(own_dir),
+                (dir, _) => dir,
+            },
+            user: engines.user,
+        };
+        match engines.apart {
+            true => Self::start_apart(setup, &settings.run_dir),
+            false => Ok(Self::start(setup)),
+        }
+    }
+
     /// Runs engines; there are none before a connection file comes. Must be called on a `LocalRuntime`.
     #[must_use]
     pub fn start(setup: Setup) -> Self {

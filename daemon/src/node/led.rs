@@ -4,12 +4,28 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use tokio::task::spawn_local;
 use tokio::time::{Instant, sleep};
 
 /// The activity light of a Pi, by the names that kernels give it.
 const LIGHTS: [&str; 3] = ["ACT", "led0", "default-on"];
 
 const HALF_PERIOD: Duration = Duration::from_millis(150);
+
+/// Blinks for a while, beside everything else.
+pub(super) fn identify(seconds: u32) {
+    spawn_local(async move {
+        log::info!("this node is asked to show itself");
+        let blinking = async {
+            Light::find(Path::new("/"))?
+                .blink(Duration::from_secs(seconds.into()))
+                .await
+        };
+        if let Err(cause) = blinking.await {
+            log::warn!("the light cannot blink: {cause}");
+        }
+    });
+}
 
 /// A light that we may use.
 pub struct Light {

@@ -30,6 +30,8 @@ pub mod report;
 mod service;
 /// The controller role.
 pub mod serving;
+/// What the node says of itself.
+mod status;
 /// What the machine says of itself.
 pub mod vitals;
 

@@ -5,25 +5,25 @@ use std::time::{Duration, Instant};
 
 use piparallel_core::discovery::{Announcement, Part};
 use piparallel_core::ids::NodeId;
+use piparallel_core::join::admission::{NodeState as State, NodeView};
 use piparallel_core::join::keys::NodeSecret;
 use piparallel_core::join::message::{Hello, Kind, RefusalKind, Report, ToController, ToNode};
 use piparallel_core::role::{self, RoleMachine};
 use sd_notify::NotifyState;
-use tokio::task::spawn_local;
 use tokio::time::{Interval, MissedTickBehavior, interval, sleep_until, timeout};
 
 use super::connection_files::locate;
 use super::keys::{self, JoinKey};
-use super::led::Light;
+use super::led;
 use super::member::{Member, MemberEvent};
 use super::memory::RoleMemory;
 use super::report::report;
 use super::serving::{self, Serving, ServingEvent};
+use super::status::Teller;
 use super::vitals;
-use crate::card;
 use crate::control::server::{Asked, Server};
 use crate::discovery::{Discovery, Event as Seen, Service as Instance};
-use crate::host::{Host, Setup};
+use crate::host::{Host, HostStatus};
 use crate::join::dialer::{Credentials, DialError, LinkEvent};
 use crate::join::identity::{self, Pins};
 use crate::private::make_private_dir;
@@ -46,11 +46,7 @@ pub(super) struct Service {
     part: Part,
     started: Instant,
     reports: Interval,
-    told: String,
-    /// The first one of the card's file.
-    mistake: Option<String>,
-    /// It was in its pool, and the service manager knows.
-    is_ready: bool,
+    teller: Teller,
 }
 
 /// What the loop wakes up for.
@@ -109,7 +105,7 @@ impl Service {
         Ok(Self {
             join_key: JoinKey::load(&settings.state_dir, settings.join_key.clone())?,
             pins: Pins::load(&settings.state_dir)?,
-            host: start_host(&settings, count)?,
+            host: Host::of_node(&settings, count)?,
             own: key.id(),
             role: RoleMachine::new(Duration::ZERO, config),
             secret,
@@ -121,9 +117,7 @@ impl Service {
             part: Part::Looking,
             started: Instant::now(),
             reports,
-            told: String::new(),
-            mistake: card::problems().lines().next().map(str::to_owned),
-            is_ready: false,
+            teller: Teller::new(),
             settings,
         })
     }
@@ -338,7 +332,7 @@ impl Service {
                     log::warn!("the pool's join key is not kept: {cause:#}");
                 }
             }
-            ToNode::Identify { seconds } => identify(seconds),
+            ToNode::Identify { seconds } => led::identify(seconds),
             ToNode::RestartEngines => self.host.restart(),
             ToNode::Refused { kind, reason } => {
                 log::error!("the controller refuses this node: {reason}");
@@ -446,59 +440,30 @@ impl Service {
         report(Path::new("/"), &self.host.status())
     }
 
-    /// The log, and `systemctl status`, say what the node is whenever that changes.
+    /// How many there are of what it looks after.
+    fn counts(&self) -> String {
+        let HostStatus {
+            running, wanted, ..
+        } = self.host.status();
+        let engines = format!("engines here: {running} of {wanted}");
+        match &self.serving {
+            Some(serving) => {
+                let nodes = serving.door.with(|admission, _| {
+                    let is_joined = |n: &NodeView<'_>| n.state == State::Joined;
+                    let nodes = admission.nodes().filter(is_joined);
+                    nodes.filter(|n| n.row.kind == Kind::Node).count()
+                });
+                format!("nodes: {nodes}, {engines}")
+            }
+            None => engines,
+        }
+    }
+
     fn tell_status(&mut self) {
-        let mut status = self.role.status();
-        if let Some(mistake) = &self.mistake {
-            status += &format!("; this card's options have a mistake: {mistake}");
-        }
-        if status != self.told {
-            log::info!("{status}");
-            super::tell_service_manager(&[NotifyState::Status(&status)]);
-            self.told = status;
-        }
-        if !self.is_ready && matches!(self.part, Part::Controller | Part::Engine) {
-            super::tell_service_manager(&[NotifyState::Ready]);
-            self.is_ready = true;
+        let counts = self.counts();
+        self.teller.tell(self.role.status(), &counts);
+        if matches!(self.part, Part::Controller | Part::Engine) {
+            self.teller.ready();
         }
     }
-}
-
-/// Who runs the engines of this node: it does, or the service beside it.
-fn start_host(settings: &NodeSettings, count: u32) -> anyhow::Result<Host> {
-    let engines = settings.engines.clone();
-    // Users of their own have a home; without one, engines live beside the node's state.
-    let own_dir = settings.state_dir.join("engines");
-    let setup = Setup {
-        count,
-        python: engines.python,
-        imports: engines.imports,
-        memory_limit: engines.memory_limit,
-        nice: engines.nice,
-        revive: engines.revive,
-        dir: match (engines.dir, &engines.user) {
-            (None, None) => Some(own_dir),
-            (None, Some(_)) if !nix::unistd::geteuid().is_root() => Some(own_dir),
-            (dir, _) => dir,
-        },
-        user: engines.user,
-    };
-    match engines.apart {
-        true => Host::start_apart(setup, &settings.run_dir),
-        false => Ok(Host::start(setup)),
-    }
-}
-
-fn identify(seconds: u32) {
-    spawn_local(async move {
-        log::info!("this node is asked to show itself");
-        let blinking = async {
-            Light::find(Path::new("/"))?
-                .blink(Duration::from_secs(seconds.into()))
-                .await
-        };
-        if let Err(cause) = blinking.await {
-            log::warn!("the light cannot blink: {cause}");
-        }
-    });
 }
