@@ -18,7 +18,9 @@ fi
 (
     shopt -s nullglob
     cd "$binaries"
-    printf '\t\t\t"%s",\n' *.dtb rpi-firmware/*
+    for file in *.dtb rpi-firmware/*; do
+        printf '\t\t\t"%s",\n' "$file"
+    done
 ) >"$work/files"
 sed -e "s|@KERNEL@|$kernel|" -e "/@FILES@/ { r $work/files" -e 'd }' "$here/genimage.cfg.in" >"$work/genimage.cfg"
 
