@@ -9,6 +9,9 @@
 # of all crates. For changes that are not committed, see
 # PIPARALLEL_OVERRIDE_SRCDIR in the README.
 PIPARALLEL_VERSION := $(shell git -C $(BR2_EXTERNAL_PIPARALLEL_PATH) rev-parse HEAD)
+ifeq ($(BR2_PACKAGE_PIPARALLEL)$(PIPARALLEL_VERSION),y)
+$(error piparallel: $(BR2_EXTERNAL_PIPARALLEL_PATH) is of no git repository, so its commit is not known; clone it)
+endif
 PIPARALLEL_SITE = file://$(realpath $(BR2_EXTERNAL_PIPARALLEL_PATH)/..)
 PIPARALLEL_SITE_METHOD = git
 PIPARALLEL_LICENSE = MIT or Apache-2.0
