@@ -46,7 +46,7 @@ run: build ## start a pool on this machine and show what it can do (ENGINES=8)
 
 .PHONY: test
 test: ## run every test, with a summary at the end
-	@tests/tiers unit fuzz-replay blackbox netns systemd-test "compat VERSIONS='8.8.0 9.2.0'" "compat VERSIONS=9.2.0 CURVE=1"
+	@tests/tiers unit fuzz-replay blackbox netns systemd-test "buildroot-test BUILDROOT=none" "compat VERSIONS='8.8.0 9.2.0'" "compat VERSIONS=9.2.0 CURVE=1"
 
 .PHONY: unit
 unit: ## run the tests of the Rust code, the simulation among them
