@@ -95,8 +95,8 @@ fn routable(interfaces: &[NetworkInterface], default_route: Option<&str>) -> Opt
 
 /// Interfaces of containers, virtual machines and tunnels: other machines do not reach the pool by
 /// them. Whoever wants one names it with `--location`.
-fn is_private_to_host(name: &str) -> bool {
-    const PREFIXES: [&str; 19] = [
+pub(crate) fn is_private_to_host(name: &str) -> bool {
+    const PREFIXES: [&str; 21] = [
         "br-",
         "cali",
         "cilium",
@@ -115,11 +115,11 @@ fn is_private_to_host(name: &str) -> bool {
         "tun",
         "veth",
         "virbr",
+        "vmnet",
         "wg",
+        "zt",
     ];
     PREFIXES.iter().any(|p| name.starts_with(p))
-        || name.starts_with("vmnet")
-        || name.starts_with("zt")
 }
 
 /// This machine's name; loopback if it has none.

@@ -18,6 +18,7 @@ use tokio::net::TcpStream;
 use zeromq::{DealerSocket, Socket as _, SocketRecv as _, SocketSend as _, ZmqMessage};
 
 use crate::controller::claim::registration_address;
+use crate::random;
 
 /// How long a hub may take for an answer before it counts as stuck.
 const REPLY_TIMEOUT: Duration = Duration::from_secs(5);
@@ -63,8 +64,7 @@ impl HubClient {
                 Link::Plain(socket)
             }
         };
-        let mut random = [0; 8];
-        getrandom::fill(&mut random).context("the system gives no random bytes")?;
+        let random = random::bytes()?;
         Ok(Self {
             link,
             signer: Signer::new(text("key").unwrap_or_default().as_bytes()),
@@ -153,15 +153,12 @@ impl EncryptedLink {
     async fn connect(address: &str, serverkey: &str) -> anyhow::Result<Self> {
         let server = PublicKey::from_z85(serverkey)
             .context("curve_serverkey of the connection file is no CURVE key (is it damaged?)")?;
-        let mut entropy = [0; _];
-        let mut secret = [0; 32];
-        getrandom::fill(&mut entropy).context("the system gives no random bytes")?;
-        getrandom::fill(&mut secret).context("the system gives no random bytes")?;
+        let entropy = random::bytes()?;
         let config = zmtp::Config {
             socket_type: SocketType::Dealer,
             identity: Bytes::new(),
             mechanism: Mechanism::CurveClient {
-                secret: SecretKey::new(secret),
+                secret: SecretKey::new(random::bytes()?),
                 server,
             },
             message_bytes_max: MESSAGE_BYTES_MAX,

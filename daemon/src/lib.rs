@@ -35,6 +35,8 @@ pub mod pool;
 pub mod private;
 /// Which Python runs engines and Dask.
 pub mod python;
+/// Chance.
+pub mod random;
 /// Options from files, environment and command line, merged and validated.
 pub mod settings;
 /// The signals that end the program.

@@ -1,7 +1,7 @@
 //! Files and directories that are for the user alone: keys, and what contains them.
 
 use std::fs;
-use std::io::Write as _;
+use std::io::{ErrorKind, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
@@ -40,6 +40,18 @@ pub fn write_private(path: &Path, content: &[u8]) -> anyhow::Result<()> {
         let _ = fs::remove_file(&temporary);
     }
     result.with_context(failed)
+}
+
+/// What is in a file; `None` if there is no file.
+///
+/// # Errors
+/// It cannot be read.
+pub fn read(path: &Path) -> anyhow::Result<Option<Vec<u8>>> {
+    match fs::read(path) {
+        Ok(content) => Ok(Some(content)),
+        Err(cause) if cause.kind() == ErrorKind::NotFound => Ok(None),
+        Err(cause) => Err(cause).with_context(|| format!("cannot read {}", path.display())),
+    }
 }
 
 /// Makes a directory with all above it, or takes it from everybody else if it is there.

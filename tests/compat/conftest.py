@@ -1,12 +1,8 @@
 """Fixtures of the black-box tests: controllers, raw peers, and an end to everything they started."""
 
-import signal
-
 import pytest
 from peers import FakeEngine, Peer, RawClient
 from subject import BINARY, COMMAND, SUBJECT, Controller, until
-
-TEST_SECONDS = 120
 
 
 def pytest_report_header(config):
@@ -16,19 +12,6 @@ def pytest_report_header(config):
 def pytest_sessionstart(session):
     if SUBJECT == "ours" and not BINARY.exists():
         pytest.exit(f"{BINARY} is missing: run make build, or name the binary in PIPARALLEL_BIN", returncode=2)
-
-
-@pytest.fixture(autouse=True)
-def limit_of_time():
-    """A hanging test fails; it does not hang the run."""
-
-    def expire(*_):
-        raise TimeoutError(f"the test took more than {TEST_SECONDS} s")
-
-    signal.signal(signal.SIGALRM, expire)
-    signal.alarm(TEST_SECONDS)
-    yield
-    signal.alarm(0)
 
 
 def new_controllers(tmp_path):

@@ -1,25 +1,8 @@
 """Fixtures: the machines, and controllers of their programs."""
 
-import signal
-
 import pytest
 from machines import MACHINES
 from subject import Controller
-
-TEST_SECONDS = 180
-
-
-@pytest.fixture(autouse=True)
-def limit_of_time():
-    """A hanging test fails; it does not hang the run."""
-
-    def expire(*_):
-        raise TimeoutError(f"the test took more than {TEST_SECONDS} s")
-
-    signal.signal(signal.SIGALRM, expire)
-    signal.alarm(TEST_SECONDS)
-    yield
-    signal.alarm(0)
 
 
 @pytest.fixture(params=MACHINES, ids=lambda machine: machine.arch)

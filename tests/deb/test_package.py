@@ -10,6 +10,7 @@ from machine import ROOT, Machine
 
 PATIENCE = 60
 LATER = "99.0"
+CLIENT = "ipp.Client('/var/lib/piparallel/controller/security/ipcontroller-client.json', timeout=30)"
 
 
 def build(version: str | None = None) -> Path:
@@ -69,13 +70,29 @@ def test_install_starts_the_node(machine):
 
 def test_a_client_computes_on_its_engines(machine):
     """The unit leaves the node and its engines what they need."""
-    client = "ipp.Client('/var/lib/piparallel/controller/security/ipcontroller-client.json', timeout=30)"
     work = "rc.wait_for_engines(1, timeout=60); print(rc[0].apply_sync(abs, -42))"
-    assert machine.run("python3", "-c", f"import ipyparallel as ipp; rc = {client}; {work}") == "42\n"
+    assert machine.run("python3", "-c", f"import ipyparallel as ipp; rc = {CLIENT}; {work}") == "42\n"
+
+
+def test_a_stop_lets_tasks_finish_and_takes_no_longer(machine):
+    """Longer than the watchdog's patience."""
+    stop = "subprocess.Popen(['systemctl', 'stop', 'piparallel'])"
+    work = "task = rc.load_balanced_view().apply_async(time.sleep, 25); time.sleep(1)"
+    code = f"rc = {CLIENT}; rc.wait_for_engines(1, timeout=60); {work}; {stop}; task.get(timeout=60); print('rested')"
+    assert machine.run("python3", "-c", f"import subprocess, time; import ipyparallel as ipp; {code}") == "rested\n"
+    units = ("piparallel.service", "piparallel-engines.service")
+    for unit in units:
+        machine.until(lambda unit=unit: machine.properties(unit, "ActiveState") == ["inactive"], 10, f"{unit} ends")
+        assert machine.properties(unit, "Result") == ["success"]
+    assert machine.run("pgrep", "--uid", "piparallel-engine", check=False) == ""
+    machine.run("systemctl", "start", "piparallel")
+    assert machine.properties("piparallel.service", "ActiveState") == ["active"]
 
 
 def test_users_code_has_no_rights(machine):
-    engine = machine.run("pgrep", "--uid", "piparallel-engine").split()[0]
+    engine = machine.until(
+        lambda: machine.run("pgrep", "--uid", "piparallel-engine", check=False).split(), PATIENCE, "engines run"
+    )[0]
     status = dict(re.findall(r"(?m)^(\w+):\t(.*)$", machine.read(f"/proc/{engine}/status")))
     assert [int(status[name], 16) for name in ("CapPrm", "CapEff", "CapAmb")] == [0, 0, 0]
     assert status["NoNewPrivs"] == "1"

@@ -1,12 +1,8 @@
 """Fixtures of the network lab. Where no lab can be made the run ends with an error, not with skipped tests."""
 
-import signal
-
 import pytest
 from lab import Lab, can_make_namespaces
 from node import BINARY, Pool
-
-TEST_SECONDS = 180
 
 
 def pytest_report_header(config):
@@ -18,19 +14,6 @@ def pytest_sessionstart(session):
         pytest.exit(f"{BINARY} is missing: run make build, or name the binary in PIPARALLEL_BIN", returncode=2)
     if why := can_make_namespaces():
         pytest.exit(f"no network namespaces here: {why}", returncode=2)
-
-
-@pytest.fixture(autouse=True)
-def limit_of_time():
-    """A hanging test fails; it does not hang the run."""
-
-    def expire(*_):
-        raise TimeoutError(f"the test took more than {TEST_SECONDS} s")
-
-    signal.signal(signal.SIGALRM, expire)
-    signal.alarm(TEST_SECONDS)
-    yield
-    signal.alarm(0)
 
 
 @pytest.fixture

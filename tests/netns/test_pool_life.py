@@ -117,6 +117,17 @@ def test_a_node_that_is_stopped_finishes_its_tasks_first(pool):
     laptop.python("engines(2)")
 
 
+@pytest.mark.parametrize("work", ["rc[:].apply_async(nap_long)", "rc.load_balanced_view().apply_async(nap_long)"])
+def test_a_controller_that_is_stopped_finishes_the_tasks_of_its_own_engines_first(pool, work):
+    controller = pool.start_controller(engines__count=1)
+    session = pool.connect(controller).start(
+        f"engines(1); task = {work}; time.sleep(0.5); print('begun', flush=True); print('result', task.get(timeout=60))"
+    )
+    session.wait_said("begun")
+    assert controller.stop() == 0
+    assert "rested" in session.wait()
+
+
 def test_tasks_that_take_too_long_are_not_waited_for(pool):
     controller, nodes, laptop = start_pool(pool, 1)
     nodes[0].stop()

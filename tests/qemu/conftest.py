@@ -1,13 +1,10 @@
 """Fixtures: a pool of virtual Pis that one module shares, for a boot under emulation takes minutes."""
 
-import signal
 import time
 
 import pytest
 from lab import IMAGES, require_tools
 from pool import Pool
-
-TEST_SECONDS = 1800
 
 
 def pytest_sessionstart(session):
@@ -17,19 +14,6 @@ def pytest_sessionstart(session):
         pytest.exit(str(why), returncode=2)
     if not (IMAGES / "piparallel-arm64.img").exists():
         pytest.exit("there is no image: run make image ARCH=arm64", returncode=2)
-
-
-@pytest.fixture(autouse=True)
-def limit_of_time():
-    """A hanging test fails; it does not hang the run."""
-
-    def expire(*_):
-        raise TimeoutError(f"the test took more than {TEST_SECONDS} s")
-
-    signal.signal(signal.SIGALRM, expire)
-    signal.alarm(TEST_SECONDS)
-    yield
-    signal.alarm(0)
 
 
 @pytest.fixture(scope="session")

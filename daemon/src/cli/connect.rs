@@ -62,7 +62,7 @@ pub struct DisconnectOptions {
 pub fn run(options: &ConnectOptions) -> anyhow::Result<Exit> {
     let environment = Environment::of_process()?;
     let state_dir = state_dir(&environment);
-    let (file, _) = place(&options.place, &environment)?;
+    let (file, profile) = place(&options.place, &environment)?;
     let key = options.key_file.as_deref().map(read_key).transpose()?;
     make_private_dir(&state_dir)?;
     let mut placements = Placements::load(&state_dir)?;
@@ -96,7 +96,11 @@ pub fn run(options: &ConnectOptions) -> anyhow::Result<Exit> {
         });
         super::print(&format!("{answer:#}\n"));
     } else {
-        super::print(&told(&pool, &joined, &file, &options.place));
+        super::print(&told(
+            &pool,
+            &joined,
+            &client_call(&options.place, &profile, &file),
+        ));
         if let Some(warning) = warning {
             super::print(&format!("\nWarning: {warning}\n"));
         }
@@ -173,18 +177,20 @@ fn warning(here: Option<&str>, file: &Map<String, Value>) -> Option<String> {
     }
 }
 
-fn told(pool: &str, joined: &Joined, file: &Path, place: &PlaceOptions) -> String {
-    let arguments = match place {
-        PlaceOptions {
-            profile: None,
-            profile_dir: None,
-            cluster_id: None,
-        } => String::new(),
-        _ => format!("{:?}", file.display().to_string()),
-    };
+/// What a user types in Python to have a client of the controller whose file this is.
+pub(super) fn client_call(options: &PlaceOptions, profile: &ProfileDir, file: &Path) -> String {
+    let is_default =
+        profile.path.ends_with(".ipython/profile_default") && options.cluster_id.is_none();
+    match is_default {
+        true => "ipp.Client()".to_owned(),
+        false => format!("ipp.Client({file:?})"),
+    }
+}
+
+fn told(pool: &str, joined: &Joined, client_call: &str) -> String {
     format!(
         "Connected to {pool}, controller {} ({}).\n\n    >>> import ipyparallel as ipp\n    \
-         >>> client = ipp.Client({arguments})\n\n`piparallel status` shows what it does, `piparallel disconnect` \
+         >>> client = {client_call}\n\n`piparallel status` shows what it does, `piparallel disconnect` \
          takes this machine off.\n",
         joined.controller, joined.fingerprint
     )

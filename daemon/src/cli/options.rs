@@ -26,6 +26,14 @@ pub struct PlaceOptions {
     pub cluster_id: Option<String>,
 }
 
+impl PlaceOptions {
+    /// Whether any of them is.
+    #[must_use]
+    pub fn is_given(&self) -> bool {
+        self.profile.is_some() || self.profile_dir.is_some() || self.cluster_id.is_some()
+    }
+}
+
 /// Where the options of a node are.
 #[derive(Args, Clone, Debug, Default)]
 #[command(next_help_heading = "Options of the node")]

@@ -12,8 +12,10 @@ use super::screen::Screen;
 use super::snapshot::Snapshot;
 use crate::controller::{claim, connection_file};
 use crate::hub_client::HubClient;
+use crate::node::pool;
 use crate::settings::config::Config;
 use crate::settings::load::merge;
+use crate::settings::node::{self, Sources};
 use crate::settings::resolve::client_file;
 use crate::settings::sources::Environment;
 
@@ -62,14 +64,28 @@ fn path(options: &StatusOptions) -> anyhow::Result<PathBuf> {
     let mut config = Config::default();
     options.place.assign(&mut config);
     let merged = merge(config, &environment)?;
-    client_file(&merged.config, &merged.profile)
+    let file = client_file(&merged.config, &merged.profile)?;
+    let is_asked_for = options.place.is_given();
+    Ok(
+        match node_file().filter(|_| !is_asked_for && !file.exists()) {
+            Some(file_of_node) => file_of_node,
+            None => file,
+        },
+    )
+}
+
+/// That of the service on this machine, if it is the controller and whoever asks may read it.
+fn node_file() -> Option<PathBuf> {
+    let loaded = node::load(&Sources::default()).ok()?;
+    let file = pool::client_file(&loaded.settings.state_dir);
+    file.exists().then_some(file)
 }
 
 /// Names the other pools of the profile, one of which may be the one that is meant.
 fn missing(path: &Path) -> String {
     let others = cluster_ids(path);
     let remedy = match others.as_slice() {
-        [] => "start one: piparallel up".to_owned(),
+        [] => "start one: piparallel up, or use one: piparallel connect".to_owned(),
         ids => format!("others are there: --cluster-id {}", ids.join(", ")),
     };
     format!(

@@ -29,9 +29,9 @@ use crate::laptop::placement::Placements;
 use crate::laptop::pools::Found;
 use crate::logging;
 use crate::pool::nodes::{Nodes, Plan};
-use crate::private::make_private_dir;
 use crate::python::{self, Python};
 use crate::settings::LogSettings;
+use crate::settings::node;
 use crate::settings::sources::Environment;
 use crate::signals::Signals;
 
@@ -98,8 +98,8 @@ async fn stoppable<T>(work: impl Future<Output = T>, signals: &mut Signals) -> O
 struct Pool {
     plan: Plan,
     demo: bool,
-    /// Whether a client finds it without being told where.
-    is_default: bool,
+    /// What makes a client of it, in Python.
+    client_call: String,
     state_dir: PathBuf,
 }
 
@@ -107,7 +107,7 @@ impl Pool {
     async fn prepare(options: &UpOptions) -> anyhow::Result<Self> {
         let engines = match options.engines {
             Some(count) => count,
-            None => cores()?,
+            None => node::cores()?.min(ENGINES_MAX),
         };
         if engines > ENGINES_MAX {
             bail!("{engines} engines on one machine are too many (at most {ENGINES_MAX})");
@@ -124,8 +124,7 @@ impl Pool {
         std::fs::create_dir_all(&log_dir)
             .with_context(|| format!("cannot make the directory {}", log_dir.display()))?;
         Ok(Self {
-            is_default: profile.path.ends_with(".ipython/profile_default")
-                && options.place.cluster_id.is_none(),
+            client_call: connect::client_call(&options.place, &profile, &place),
             plan: Plan {
                 place,
                 log_dir,
@@ -181,7 +180,6 @@ impl Pool {
             addresses: vec![nodes.address()],
         };
         let joined = join(&found, Some(key), nodes.dir(), |_| {}).await?;
-        make_private_dir(&self.state_dir)?;
         Placements::load(&self.state_dir)?.place(&self.plan.place, &nodes.pool, joined.file)
     }
 
@@ -251,15 +249,12 @@ impl Pool {
     }
 
     fn how_to_connect(&self, nodes: &Nodes) -> String {
-        let arguments = match self.is_default {
-            true => String::new(),
-            false => format!("{:?}", self.plan.place),
-        };
         format!(
             "The pool is ready. From another shell:\n\n    {python}\n    >>> import ipyparallel as ipp\n    \
-             >>> client = ipp.Client({arguments})\n    >>> client[:].apply_sync(lambda: 6 * 7)\n\n\
+             >>> client = {client_call}\n    >>> client[:].apply_sync(lambda: 6 * 7)\n\n\
              Its nodes: piparallel nodes --run-dir={control}\nTheir logs: {logs}/piparallel-*.log\n\
              Only this machine can connect. Ctrl-C stops the pool.",
+            client_call = self.client_call,
             python = self.plan.python.display(),
             control = nodes.control_dir().display(),
             logs = self.plan.log_dir.display(),
@@ -309,12 +304,4 @@ async fn check_engines(control_dir: &Path) -> anyhow::Result<()> {
         Some(problem) => bail!("no engine starts: {problem}"),
         None => Ok(()),
     }
-}
-
-fn cores() -> anyhow::Result<u32> {
-    let cores = std::thread::available_parallelism();
-    let cores = cores.context("cannot count the cores (give a number: -n 4)")?;
-    Ok(u32::try_from(cores.get())
-        .unwrap_or(ENGINES_MAX)
-        .min(ENGINES_MAX))
 }

@@ -15,7 +15,7 @@ use tokio::task::spawn_blocking;
 
 use super::bind::Bound;
 use crate::address;
-use crate::private::write_private;
+use crate::private::{self, write_private};
 use crate::settings::{ControllerSettings, Interface, Secret};
 
 /// What a pair of existing files says, for a controller that continues with them.
@@ -275,12 +275,10 @@ fn damaged(path: &Path, key: &str) -> String {
 /// # Errors
 /// It cannot be read, or is no JSON object.
 pub fn read(path: &Path) -> anyhow::Result<Option<Map<String, Value>>> {
-    let text = match fs::read_to_string(path) {
-        Ok(text) => text,
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-        Err(e) => return Err(e).with_context(|| format!("cannot read {}", path.display())),
+    let Some(text) = private::read(path)? else {
+        return Ok(None);
     };
-    match serde_json::from_str(&text) {
+    match serde_json::from_slice(&text) {
         Ok(Value::Object(map)) => Ok(Some(map)),
         _ => bail!(
             "{} is damaged (remove it and start the controller again)",

@@ -30,6 +30,7 @@ use super::{connection_file, engines_file, former_connections};
 use crate::memory::Tide;
 use crate::private::SavedFile;
 use crate::python;
+use crate::random;
 use crate::settings::sources::Environment;
 use crate::settings::{ControllerSettings, CurveSettings, DatabaseSettings};
 use crate::store::{Store, StoreConfig};
@@ -385,8 +386,7 @@ fn machine_config(settings: &ControllerSettings, bound: &Bound) -> anyhow::Resul
                 .context("the saved engines are no text; start without --restore")
         })
         .transpose()?;
-    let mut random = [0; 24];
-    getrandom::fill(&mut random).context("the system gives no random numbers")?;
+    let random: [u8; 24] = random::bytes()?;
     let (session, seed) = random.split_at(16);
     Ok(Config {
         signer: Signer::new(settings.session_key.expose().as_bytes()),

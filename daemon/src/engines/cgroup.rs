@@ -7,6 +7,8 @@ use std::path::{Path, PathBuf};
 
 use piparallel_core::engines::message::{ProcessId, Slot};
 
+use super::process;
+
 /// The service's part of the tree.
 #[derive(Debug)]
 pub(super) struct Cgroups {
@@ -50,7 +52,7 @@ impl Cgroups {
 
     /// Puts an engine into a group of its own. The warm parent said which process it is, so it must be its child.
     pub(super) fn enter(&self, slot: Slot, pid: ProcessId, parent: Option<u32>) {
-        if parent.is_none() || parent_of(pid) != parent {
+        if parent.is_none() || process::parent(pid) != parent {
             return;
         }
         let group = self.group(slot);
@@ -100,12 +102,6 @@ impl Cgroups {
     fn group(&self, slot: Slot) -> PathBuf {
         self.service.join(format!("engine-{slot}"))
     }
-}
-
-fn parent_of(pid: ProcessId) -> Option<u32> {
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
-    let line = status.lines().find_map(|l| l.strip_prefix("PPid:"))?;
-    line.trim().parse().ok()
 }
 
 #[cfg(test)]

@@ -18,14 +18,14 @@ use tokio::time::{Instant as TokioInstant, MissedTickBehavior, interval, sleep_u
 
 /// A control group for each engine.
 mod cgroup;
-/// Memory of processes.
-mod memory;
 /// Processes that engines leave behind.
 mod orphans;
 /// What engines print.
 mod output;
 /// The process of the warm parent.
 mod parent;
+/// Memory of processes.
+mod process;
 /// Whom engines run as.
 mod user;
 
@@ -267,7 +267,7 @@ impl Keeper {
         let now = self.started.elapsed();
         for slot in self.machine.status().slots {
             if let Some(pid) = slot.pid
-                && let Some(bytes) = memory::resident(pid)
+                && let Some(bytes) = process::resident(pid)
             {
                 let event = Event::Memory { pid, bytes };
                 self.machine.handle_event(now, event);

@@ -41,6 +41,9 @@ TOLD = ("ipyparallel", "ipykernel", "pyzmq", "numpy")
 SIGKILL = int(signal.SIGKILL)
 PR_SET_CHILD_SUBREAPER = 36
 PATIENCE = 2.5  # seconds for the nanny to tell the hub of the last engines
+# Seconds until the next nanny starts: none, unless several end soon after their start.
+NANNY_PAUSES = (0, 0.5, 2, 10)
+NANNY_IS_WELL = 30  # seconds that a nanny ran, after which its end is no repetition
 
 
 class Lines:
@@ -89,6 +92,9 @@ class Parent:
         self.children = {}
         self.nanny = None
         self.nanny_pid = None
+        self.nanny_ends = 0
+        # When the nanny was started, or the next one is to be.
+        self.nanny_time = None
         self.selector = selectors.DefaultSelector()
         # Becomes readable when a child has ended.
         self.wake, wake = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
@@ -105,8 +111,10 @@ class Parent:
         piparallel_engine.libc.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
         self.is_over = False
         while not self.is_over:
-            for key, _ in self.selector.select():
+            for key, _ in self.selector.select(self.until_nanny()):
                 key.data()
+            if self.until_nanny() == 0:
+                self.start_nanny()
         self.end()
 
     # What the supervisor says
@@ -220,11 +228,29 @@ class Parent:
             piparallel_engine.become("nanny")
             piparallel_nanny.run(theirs)
         theirs.close()
+        self.nanny_time = time.monotonic()
         self.nanny = Lines(ours)
         self.selector.register(ours, selectors.EVENT_READ, self.from_nanny)
         for child in self.children.values():
             if child.registration:
                 self.to_nanny(child.registration)
+
+    def nanny_ended(self):
+        if self.nanny.socket.fileno() in self.selector.get_map():
+            self.selector.unregister(self.nanny.socket)
+        self.nanny.socket.close()
+        self.nanny_pid = None
+        now = time.monotonic()
+        self.nanny_ends = 0 if now - self.nanny_time > NANNY_IS_WELL else self.nanny_ends + 1
+        pause = NANNY_PAUSES[min(self.nanny_ends, len(NANNY_PAUSES) - 1)]
+        self.nanny_time = now + pause
+        print(f"the nanny of the engines ended, another one starts in {pause} s", file=sys.stderr)
+
+    def until_nanny(self):
+        """Seconds until the next nanny is due; None if there is one, or none is wanted yet."""
+        if self.nanny is None or self.nanny_pid:
+            return None
+        return max(0, self.nanny_time - time.monotonic())
 
     def to_nanny(self, message):
         try:
@@ -278,11 +304,7 @@ class Parent:
             if child:
                 self.ended(child, info)
             elif pid == self.nanny_pid and not self.is_over:
-                print("the nanny of the engines ended, another one starts", file=sys.stderr)
-                if self.nanny.socket.fileno() in self.selector.get_map():
-                    self.selector.unregister(self.nanny.socket)
-                self.nanny.socket.close()
-                self.start_nanny()
+                self.nanny_ended()
 
     def ended(self, child, info):
         if child.channel.socket.fileno() in self.selector.get_map():
@@ -310,7 +332,7 @@ class Parent:
         if self.nanny:
             self.until_children(lambda: not self.children, deadline)
             self.nanny.socket.close()
-            self.until_children(lambda: not is_child(self.nanny_pid), deadline)
+            self.until_children(lambda: not (self.nanny_pid and is_child(self.nanny_pid)), deadline)
         while pids := children():
             for pid in pids:
                 try:

@@ -92,7 +92,7 @@ impl Keeper {
         let mut line: Option<Line> = None;
         self.lose();
         loop {
-            if self.ending.is_some() && self.status.borrow().running == 0 {
+            if self.ending.is_some() && self.status.borrow().left == 0 {
                 break;
             }
             let late = async {
@@ -151,6 +151,7 @@ impl Keeper {
         let has_problem = self.setup.count > 0;
         self.status.send_modify(|status| {
             status.running = 0;
+            status.left = 0;
             status.problem = has_problem.then(|| NOBODY.to_owned());
         });
     }

@@ -52,6 +52,8 @@ pub struct Setup {
 #[serde(default, deny_unknown_fields)]
 pub struct HostStatus {
     pub running: u32,
+    /// Those whose processes have not ended, whatever they do.
+    pub left: u32,
     pub wanted: u32,
     /// Why engines that shall run do not.
     pub problem: Option<String>,
@@ -275,7 +277,9 @@ impl Keeper {
 
     fn publish(&self, status: &Status) {
         self.change(|published| {
-            published.running = u32::try_from(status.running()).unwrap_or(u32::MAX);
+            let number = |count| u32::try_from(count).unwrap_or(u32::MAX);
+            published.running = number(status.running());
+            published.left = number(status.left());
             published.versions.clone_from(&status.versions);
             published.problem = problem(status);
         });

@@ -15,7 +15,8 @@ use tokio::sync::mpsc;
 use tokio::task::AbortHandle;
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout, timeout_at};
 
-use super::{ALIVE_EVERY, entropy, read_in, write_out};
+use super::{ALIVE_EVERY, read_in, write_out};
+use crate::random;
 
 /// What a node knocks with.
 #[derive(Clone)]
@@ -154,7 +155,7 @@ impl Attempt {
             pool: credentials.pool.clone(),
         };
         let key = credentials.key.as_ref();
-        let session = Session::connect(&credentials.secret, &opening, key, entropy()?);
+        let session = Session::connect(&credentials.secret, &opening, key, random::bytes()?);
         let deadline = Instant::now() + ANSWER_TIME;
         Self {
             stream,

@@ -8,8 +8,8 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, bail};
 use piparallel_core::join::keys::{NodeKey, NodeSecret};
 
-use super::entropy;
-use crate::private::write_private;
+use crate::private::{self, write_private};
+use crate::random;
 
 const KEY_FILE: &str = "node.key";
 const PINS_FILE: &str = "controllers";
@@ -20,21 +20,19 @@ const PINS_FILE: &str = "controllers";
 /// The file is damaged, or cannot be read or written.
 pub fn node_secret(state_dir: &Path) -> anyhow::Result<NodeSecret> {
     let path = state_dir.join(KEY_FILE);
-    match fs::read(&path) {
-        Ok(bytes) => match <[u8; 32]>::try_from(bytes) {
-            Ok(secret) => Ok(NodeSecret::new(secret)),
-            Err(_) => bail!(
-                "{} is damaged: remove it, and the node joins as a new one",
-                path.display()
-            ),
-        },
-        Err(cause) if cause.kind() == ErrorKind::NotFound => {
-            let secret = entropy()?;
+    let secret = match private::read(&path)?.map(<[u8; 32]>::try_from) {
+        Some(Ok(secret)) => secret,
+        Some(Err(_)) => bail!(
+            "{} is damaged: remove it, and the node joins as a new one",
+            path.display()
+        ),
+        None => {
+            let secret = random::bytes()?;
             write_private(&path, &secret)?;
-            Ok(NodeSecret::new(secret))
+            secret
         }
-        Err(cause) => Err(cause).with_context(|| format!("cannot read {}", path.display())),
-    }
+    };
+    Ok(NodeSecret::new(secret))
 }
 
 /// The keys of the controllers that this node belongs or belonged to.
@@ -51,13 +49,7 @@ impl Pins {
     /// The file is damaged, or cannot be read.
     pub fn load(state_dir: &Path) -> anyhow::Result<Self> {
         let path = state_dir.join(PINS_FILE);
-        let bytes = match fs::read(&path) {
-            Ok(bytes) => bytes,
-            Err(cause) if cause.kind() == ErrorKind::NotFound => Vec::new(),
-            Err(cause) => {
-                return Err(cause).with_context(|| format!("cannot read {}", path.display()));
-            }
-        };
+        let bytes = private::read(&path)?.unwrap_or_default();
         let (keys, rest) = bytes.as_chunks::<32>();
         if !rest.is_empty() {
             bail!(

@@ -15,7 +15,7 @@ mod tests;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use piparallel_core::join::session::{Entropy, Session};
+use piparallel_core::join::session::Session;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
@@ -28,12 +28,6 @@ const WRITE_TIME: Duration = Duration::from_secs(3);
 
 /// Bytes of one read.
 const READ: usize = 8 << 10;
-
-fn entropy() -> anyhow::Result<Entropy> {
-    let mut entropy = [0; 32];
-    getrandom::fill(&mut entropy).context("the system gives no random bytes")?;
-    Ok(entropy)
-}
 
 /// Writes what a session has to say.
 async fn write_out(stream: &mut TcpStream, session: &mut Session) -> anyhow::Result<()> {

@@ -20,7 +20,8 @@ use tokio::task::AbortHandle;
 use tokio::time::{MissedTickBehavior, interval, sleep, sleep_until};
 
 use super::nodes_db::NodesDb;
-use super::{ALIVE_EVERY, entropy, read_in, write_out};
+use super::{ALIVE_EVERY, read_in, write_out};
+use crate::random;
 
 /// What the admission decided that concerns others than nodes.
 #[derive(PartialEq, Eq)]
@@ -172,7 +173,7 @@ async fn watch_time(shared: Rc<Shared>) {
 /// One connection from its beginning to its end.
 async fn serve(shared: Rc<Shared>, mut stream: TcpStream, source: SocketAddr) {
     let link = shared.next_link();
-    let Ok(entropy) = entropy() else { return };
+    let Ok(entropy) = random::bytes() else { return };
     // Small messages that somebody waits for.
     let _ = stream.set_nodelay(true);
     let mut session = Session::accept(shared.secret.clone(), entropy);

@@ -11,7 +11,7 @@ use serde_json::{Map, Value};
 
 use crate::controller::claim::is_alive;
 use crate::controller::connection_file;
-use crate::private::{make_private_dir, write_private};
+use crate::private::{self, make_private_dir, write_private};
 
 /// The files that we have placed, remembered in a file of its own.
 pub struct Placements {
@@ -33,11 +33,10 @@ impl Placements {
     /// What is remembered cannot be read.
     pub fn load(state_dir: &Path) -> anyhow::Result<Self> {
         let path = state_dir.join(FILE);
-        let all = match fs::read(&path) {
-            Ok(text) => serde_json::from_slice(&text)
+        let all = match private::read(&path)? {
+            Some(text) => serde_json::from_slice(&text)
                 .with_context(|| format!("{} is damaged (remove it)", path.display()))?,
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => BTreeMap::new(),
-            Err(e) => return Err(e).with_context(|| format!("cannot read {}", path.display())),
+            None => BTreeMap::new(),
         };
         Ok(Self { path, all })
     }

@@ -3,16 +3,15 @@
 //! The join key of `piparallel.toml` counts until the pool has replaced it: then the file may keep the old one,
 //! and the node still knows the new one. Another key in the file than the one that was replaced is news.
 
-use std::fs;
-use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context as _, bail};
+use anyhow::Context as _;
 use piparallel_core::join::keys::SharedKey;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
-use crate::private::write_private;
+use crate::private::{self, write_private};
+use crate::random;
 
 const JOIN_FILE: &str = "join-key.json";
 const CLIENT_FILE: &str = "client-key";
@@ -37,11 +36,8 @@ impl JoinKey {
     /// What was saved is damaged or cannot be read.
     pub fn load(state_dir: &Path, configured: Option<SharedKey>) -> anyhow::Result<Self> {
         let path = state_dir.join(JOIN_FILE);
-        let saved = match fs::read(&path) {
-            Ok(text) => Some(serde_json::from_slice(&text).with_context(|| damaged(&path))?),
-            Err(e) if e.kind() == ErrorKind::NotFound => None,
-            Err(e) => bail!("cannot read {}: {e}", path.display()),
-        };
+        let saved = private::read(&path)?.map(|text| serde_json::from_slice(&text));
+        let saved = saved.transpose().with_context(|| damaged(&path))?;
         Ok(Self {
             path,
             configured,
@@ -99,10 +95,11 @@ impl JoinKey {
 /// It is damaged, or cannot be saved.
 pub fn client_key(state_dir: &Path) -> anyhow::Result<SharedKey> {
     let path = state_dir.join(CLIENT_FILE);
-    match fs::read_to_string(&path) {
-        Ok(text) => text.parse().with_context(|| damaged(&path)),
-        Err(e) if e.kind() == ErrorKind::NotFound => new_client_key(state_dir),
-        Err(e) => bail!("cannot read {}: {e}", path.display()),
+    match private::read(&path)? {
+        Some(text) => String::from_utf8_lossy(&text)
+            .parse()
+            .with_context(|| damaged(&path)),
+        None => new_client_key(state_dir),
     }
 }
 
@@ -119,9 +116,7 @@ pub fn new_client_key(state_dir: &Path) -> anyhow::Result<SharedKey> {
 /// # Errors
 /// The system gives no random bytes.
 pub fn random_key() -> anyhow::Result<SharedKey> {
-    let mut bytes = [0; 32];
-    getrandom::fill(&mut bytes).context("the system gives no random bytes")?;
-    Ok(SharedKey::new(bytes))
+    Ok(SharedKey::new(random::bytes()?))
 }
 
 fn hash(key: &SharedKey) -> String {

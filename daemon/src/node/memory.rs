@@ -1,12 +1,10 @@
 //! What the role machine keeps over a restart: which controller the node belonged to, and its epoch.
 
-use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
-use anyhow::bail;
 use piparallel_core::role::Memory;
 
-use crate::private::write_private;
+use crate::private::{self, write_private};
 
 const FILE: &str = "role.json";
 
@@ -23,16 +21,15 @@ impl RoleMemory {
     /// The file cannot be read.
     pub fn load(state_dir: &Path) -> anyhow::Result<Self> {
         let path = state_dir.join(FILE);
-        let saved = match std::fs::read(&path) {
-            Ok(text) => serde_json::from_slice(&text).unwrap_or_else(|cause| {
+        let saved = match private::read(&path)? {
+            Some(text) => serde_json::from_slice(&text).unwrap_or_else(|cause| {
                 log::warn!(
                     "{} is damaged ({cause}): this node looks for its pool anew",
                     path.display()
                 );
                 Memory::default()
             }),
-            Err(e) if e.kind() == ErrorKind::NotFound => Memory::default(),
-            Err(e) => bail!("cannot read {}: {e}", path.display()),
+            None => Memory::default(),
         };
         Ok(Self { path, saved })
     }

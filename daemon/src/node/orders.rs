@@ -7,7 +7,7 @@ use piparallel_core::ids::NodeId;
 use piparallel_core::join::admission::{
     Admission, NodeState as State, NodeView, OperatorError, PairingView,
 };
-use piparallel_core::join::message::ToNode;
+use piparallel_core::join::message::{Report, ToNode};
 use serde_json::{Value, json};
 
 use super::keys;
@@ -170,7 +170,12 @@ fn pairing(window: PairingView, now: Now) -> Pairing {
 }
 
 fn info(node: &NodeView<'_>, now: Now, differences: Vec<String>) -> NodeInfo {
-    let report = node.report;
+    // What was told before it went is over.
+    let gone = Report::default();
+    let report = match node.state {
+        State::Joined => node.report,
+        State::Pending | State::Away | State::Revoked => &gone,
+    };
     NodeInfo {
         name: node.row.name.clone(),
         id: node.id.to_string(),

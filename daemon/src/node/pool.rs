@@ -2,7 +2,7 @@
 //! it keeps.
 
 use std::net::Ipv4Addr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::pool_keys::PoolKeys;
@@ -45,10 +45,22 @@ pub fn prepare(settings: &NodeSettings, keys: &PoolKeys) -> anyhow::Result<Prepa
     }
 }
 
+/// The client's connection file, where this node is the controller.
+#[must_use]
+pub fn client_file(state_dir: &Path) -> PathBuf {
+    profile(state_dir)
+        .security()
+        .join("ipcontroller-client.json")
+}
+
+fn profile(state_dir: &Path) -> ProfileDir {
+    ProfileDir {
+        path: state_dir.join("controller"),
+    }
+}
+
 fn controller_settings(settings: &NodeSettings, keys: &PoolKeys) -> ControllerSettings {
-    let profile = ProfileDir {
-        path: settings.state_dir.join("controller"),
-    };
+    let profile = profile(&settings.state_dir);
     let address = match settings.network.interfaces.is_loopback_only() {
         true => Ipv4Addr::LOCALHOST,
         false => Ipv4Addr::UNSPECIFIED,

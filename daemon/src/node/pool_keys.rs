@@ -6,7 +6,8 @@ use std::path::Path;
 use anyhow::Context as _;
 use serde::{Deserialize, Serialize};
 
-use crate::private::write_private;
+use crate::private::{self, write_private};
+use crate::random;
 use crate::settings::{CurveKeyPair, Secret};
 
 /// Of one pool.
@@ -38,25 +39,23 @@ impl PoolKeys {
     /// The file is damaged, or cannot be written.
     pub fn load_or_create(state_dir: &Path) -> anyhow::Result<Self> {
         let path = state_dir.join(FILE);
-        match std::fs::read(&path) {
-            Ok(text) => Self::parse(&text).with_context(|| {
+        match private::read(&path)? {
+            Some(text) => Self::parse(&text).with_context(|| {
                 format!(
                     "{} is damaged (remove it: clients then need a new connection file)",
                     path.display()
                 )
             }),
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
+            None => {
                 let keys = Self::generate()?;
                 write_private(&path, &keys.text()?)?;
                 Ok(keys)
             }
-            Err(e) => Err(e).with_context(|| format!("cannot read {}", path.display())),
         }
     }
 
     fn generate() -> anyhow::Result<Self> {
-        let mut random = [0; 32];
-        getrandom::fill(&mut random).context("the system gives no random bytes")?;
+        let random: [u8; 32] = random::bytes()?;
         Ok(Self {
             session: Secret::new(random.iter().map(|byte| format!("{byte:02x}")).collect()),
             client: CurveKeyPair::generate()?,

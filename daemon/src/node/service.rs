@@ -136,9 +136,8 @@ impl Service {
     /// Ends: what runs here is finished, as far as the time allows, and everybody is told.
     pub(super) async fn stop(mut self, hurry: impl Future<Output = ()>) {
         let drain_timeout = self.settings.engines.drain_timeout;
-        if !drain_timeout.is_zero() && self.member.link().is_some() {
-            self.member.send(ToController::Stopping);
-            let patience = timeout(drain_timeout, self.drained());
+        if !drain_timeout.is_zero() {
+            let patience = timeout(drain_timeout, self.drain());
             tokio::select! {
                 in_time = patience => if in_time.is_err() {
                     log::warn!("tasks still run after the drain timeout; they are lost or run elsewhere");
@@ -156,15 +155,36 @@ impl Service {
         }
     }
 
-    /// Returns when the controller says that no engine of ours is left in the pool, or is gone.
-    async fn drained(&mut self) {
+    /// Returns when no engine of ours is left in the pool, or there is no controller that could say so.
+    async fn drain(&mut self) {
+        match &self.serving {
+            Some(serving) => serving.drain_own(),
+            None if self.member.link().is_some() => self.member.send(ToController::Stopping),
+            None => return,
+        }
         loop {
-            match self.member.next_event().await {
-                MemberEvent::Link(LinkEvent::Message(ToNode::Drained) | LinkEvent::Closed(_))
-                | MemberEvent::Failed(_) => return,
-                MemberEvent::Link(LinkEvent::Message(_)) | MemberEvent::Linked { .. } => {}
+            match self.next_input().await {
+                Input::Member(
+                    MemberEvent::Link(LinkEvent::Message(ToNode::Drained) | LinkEvent::Closed(_))
+                    | MemberEvent::Failed(_),
+                )
+                | Input::Serving(ServingEvent::OwnDrained | ServingEvent::Ended(_)) => return,
+                Input::Report => self.live(),
+                Input::Asked(Asked { command, reply }) => {
+                    // Whoever asked may have gone away.
+                    let _ = reply.send(self.answer(command));
+                }
+                // Nothing else counts any more.
+                Input::Member(_) | Input::RoleTimeout | Input::Seen(_) | Input::Serving(_) => {}
             }
         }
+    }
+
+    /// Tells that this loop goes on.
+    fn live(&self) {
+        // Whoever waits for this loop waits in vain if it does not come here any more.
+        super::tell_service_manager(&[NotifyState::Watchdog]);
+        self.send_report();
     }
 
     fn now(&self) -> Duration {
@@ -210,16 +230,13 @@ impl Service {
                 let _ = reply.send(self.answer(command));
             }
             Input::Member(event) => self.handle_member(event),
-            Input::Report => {
-                // Whoever waits for this loop waits in vain if it does not come here any more.
-                super::tell_service_manager(&[NotifyState::Watchdog]);
-                self.send_report();
-            }
+            Input::Report => self.live(),
             Input::RoleTimeout => self.role.handle_timeout(self.now()),
             Input::Seen(event) => self.handle_seen(event),
             Input::Serving(ServingEvent::Drained(name)) => {
                 log::info!("the engines of {name} have finished and left the pool");
             }
+            Input::Serving(ServingEvent::OwnDrained) => self.handle_message(ToNode::Drained),
             Input::Serving(ServingEvent::Ended(result)) => {
                 result?;
                 log::info!("a client asked the controller to end; it starts anew");

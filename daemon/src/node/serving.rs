@@ -23,6 +23,7 @@ use super::report::common_versions;
 use crate::controller::{Admissions, Admitted};
 use crate::join::nodes_db::NodesDb;
 use crate::join::server::{Door, DoorEvent};
+use crate::random;
 use crate::settings::node::{NetworkSettings, NodeSettings};
 
 /// A pool that is served. Ends with [`Serving::stop`].
@@ -33,6 +34,8 @@ pub struct Serving {
     engine_file: Map<String, Value>,
     client_file: Map<String, Value>,
     client_key: SecretKey,
+    /// Of this node's own engines.
+    own_key: PublicKey,
     admitted: watch::Sender<Admitted>,
     drained: mpsc::UnboundedReceiver<PublicKey>,
     controller: JoinHandle<anyhow::Result<()>>,
@@ -43,6 +46,8 @@ pub struct Serving {
 pub enum ServingEvent {
     /// No engine of the node of this name is in the pool any more.
     Drained(String),
+    /// None of this node's own is.
+    OwnDrained,
     /// The controller ended by itself.
     Ended(anyhow::Result<()>),
 }
@@ -85,13 +90,11 @@ impl Serving {
             prepared.run(on_ready, stopped.notified()).await
         });
         let (db, rows) = NodesDb::open(&settings.state_dir.join("nodes.db"))?;
-        let mut seed = [0; 32];
-        getrandom::fill(&mut seed).context("the system gives no random bytes")?;
         let config = Config {
             pool: settings.pool.clone(),
             join_key: shared.join_key,
             client_key: shared.client_key,
-            seed,
+            seed: random::bytes()?,
         };
         let key = shared.secret.public();
         let admission = Admission::new(config, epoch, rows);
@@ -105,6 +108,7 @@ impl Serving {
             engine_file,
             client_file,
             client_key: keys.client.secret.clone(),
+            own_key: own_key.public(),
             admitted,
             drained,
             controller,
@@ -124,6 +128,9 @@ impl Serving {
                     }
                 }
                 Some(key) = self.drained.recv() => {
+                    if key == self.own_key {
+                        return ServingEvent::OwnDrained;
+                    }
                     if let Some(name) = self.tell_drained(key) {
                         return ServingEvent::Drained(name);
                     }
@@ -134,6 +141,12 @@ impl Serving {
                 }
             }
         }
+    }
+
+    /// This node's own engines get no more work. [`ServingEvent::OwnDrained`] follows when they have finished.
+    pub fn drain_own(&self) {
+        self.door.with(|admission, _| admission.stop_self());
+        self.refresh();
     }
 
     /// Tells the controller who is admitted and who is drained, after anything that may have changed it.

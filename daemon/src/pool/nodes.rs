@@ -248,27 +248,35 @@ fn shares(engines: u32, nodes: u32) -> impl Iterator<Item = u32> {
 
 /// Takes the directory, which may be there from a process that was killed.
 fn claim(dir: &Path, place: &Path) -> anyhow::Result<Flock<File>> {
-    let path = dir.with_extension("lock");
-    let file = File::options()
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .mode(0o600)
-        .open(&path)
-        .with_context(|| format!("cannot write {}", path.display()))?;
-    let lock = Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|_| {
-        anyhow::anyhow!(
-            "a pool for {} runs already (stop it, or give this one a --profile or --cluster-id of its own)",
-            place.display()
-        )
-    })?;
-    if let Ok(found) = fs::symlink_metadata(dir) {
-        if !found.is_dir() || found.uid() != getuid().as_raw() {
+    let lock = loop {
+        if let Ok(found) = fs::symlink_metadata(dir)
+            && (!found.is_dir() || found.uid() != getuid().as_raw())
+        {
             bail!("{} belongs to somebody else (remove it)", dir.display());
         }
-        fs::remove_dir_all(dir).with_context(|| format!("cannot remove {}", dir.display()))?;
+        make_private_dir(dir)?;
+        let opened = File::open(dir).with_context(|| format!("cannot open {}", dir.display()))?;
+        let lock = Flock::lock(opened, FlockArg::LockExclusiveNonblock).map_err(|_| {
+            anyhow::anyhow!(
+                "a pool for {} runs already (stop it, or give this one a --profile or --cluster-id of its own)",
+                place.display()
+            )
+        })?;
+        // The pool before may just have removed it.
+        let inode = lock.metadata()?.ino();
+        if fs::metadata(dir).is_ok_and(|found| found.ino() == inode) {
+            break lock;
+        }
+    };
+    // What a pool that was killed has left.
+    for entry in fs::read_dir(dir)? {
+        let entry = entry?;
+        let removed = match entry.file_type()?.is_dir() {
+            true => fs::remove_dir_all(entry.path()),
+            false => fs::remove_file(entry.path()),
+        };
+        removed.with_context(|| format!("cannot remove {}", entry.path().display()))?;
     }
-    make_private_dir(dir)?;
     Ok(lock)
 }
 

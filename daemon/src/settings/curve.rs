@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use crate::random;
 use anyhow::Context as _;
 use piparallel_core::wire::zmtp::{PublicKey, SecretKey};
 
@@ -21,9 +22,7 @@ impl CurveKeyPair {
     /// # Errors
     /// The system gives no random bytes.
     pub fn generate() -> anyhow::Result<Self> {
-        let mut secret = [0; 32];
-        getrandom::fill(&mut secret).context("the system gives no random bytes")?;
-        Ok(Self::from_secret(SecretKey::new(secret)))
+        Ok(Self::from_secret(SecretKey::new(random::bytes()?)))
     }
 
     /// The pair of a secret key in Z85.

@@ -16,6 +16,7 @@ use super::{
     Interface, LogSettings, MemoryLimits, PortPlan, ProfileDir, Scheme, Secret, interface, traits,
 };
 use crate::address::NetworkInterface;
+use crate::random;
 use crate::store;
 
 /// Everything that is validated against the world.
@@ -262,9 +263,7 @@ fn session_key(
 
 /// 128 random bits, in the form that jupyter_client gives its keys.
 fn new_session_key() -> anyhow::Result<String> {
-    let mut bytes = [0; 16];
-    getrandom::fill(&mut bytes)
-        .map_err(|e| anyhow::anyhow!("the system gives no random bytes: {e}"))?;
+    let bytes: [u8; 16] = random::bytes()?;
     let hex: String = bytes.iter().map(|b| format!("{b:02x}")).collect();
     Ok(format!("{}-{}", &hex[..8], &hex[8..]))
 }

@@ -60,6 +60,14 @@ impl Status {
         self.slots.iter().filter(is_running).count()
     }
 
+    /// Engines whose processes have not ended, whatever they do.
+    #[must_use]
+    pub fn left(&self) -> usize {
+        use SlotState::{Running, Starting, Stopping};
+        let is_left = |slot: &&SlotStatus| matches!(slot.state, Starting | Running | Stopping);
+        self.slots.iter().filter(is_left).count()
+    }
+
     /// Why there is no engine although there were at least so many attempts at each, if that is so.
     #[must_use]
     pub fn hopeless(&self, failures: u32) -> Option<&str> {

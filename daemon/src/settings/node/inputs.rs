@@ -83,6 +83,7 @@ impl Inputs {
             false => format!("{name} = {}", Value::String(value.to_owned())),
         };
         self.add(&text, &Origin::CommandLine)
+            .with_context(|| format!("--set {name}"))
     }
 
     /// Adds what only the machine knows.
@@ -176,6 +177,8 @@ fn explain(error: &toml::de::Error, text: &str, origin: &Origin) -> String {
             let line = 1 + text.bytes().take(start).filter(|b| *b == b'\n').count();
             format!("{origin}:{line}: {message}")
         }
+        // Whoever typed it sees the option before this.
+        (Origin::CommandLine, _) => message,
         _ => format!("{origin}: {message}"),
     }
 }
@@ -224,8 +227,9 @@ mod tests {
         assert_eq!(fragment.engines.count, Some(2));
         assert_eq!(fragment.pool.as_deref(), Some("class a"));
         assert_eq!(fragment.engines.imports.unwrap(), ["numpy"]);
-        let error = |text| Inputs::default().assign(text).unwrap_err().to_string();
-        assert!(error("cuont=1").starts_with("command line: unknown field `cuont`"));
+        let error = |text| format!("{:#}", Inputs::default().assign(text).unwrap_err());
+        assert!(error("cuont=1").starts_with("--set cuont: unknown field `cuont`"));
+        assert!(error("engines.count=x").starts_with("--set engines.count: invalid type"));
         assert!(error("pool").contains("KEY=VALUE"));
     }
 

@@ -222,15 +222,20 @@ fn exposed_key(inputs: &Inputs) -> Option<String> {
     })
 }
 
-fn cores() -> anyhow::Result<u32> {
+/// Cores that this process may use.
+///
+/// # Errors
+/// The system does not tell.
+pub fn cores() -> anyhow::Result<u32> {
     let cores = std::thread::available_parallelism();
-    let cores = cores.context("cannot count the cores (set engines.count)")?;
+    let cores = cores.context("cannot count the cores (say how many engines are wanted)")?;
     Ok(u32::try_from(cores.get()).unwrap_or(u32::MAX))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::address;
 
     fn put(root: &Path, file: &str, text: &str) {
         let path = root.join(file);
@@ -251,6 +256,11 @@ mod tests {
         assert_eq!(loaded.settings.engines.count, cores().unwrap());
         assert_eq!(origin(&loaded, "pool"), "default");
         assert_eq!(origin(&loaded, "name"), "this machine");
+        for pattern in &loaded.settings.network.interfaces.leave_out {
+            let name = pattern.trim_end_matches('*');
+            // Nodes and `ipcontroller` leave out the same.
+            assert!(address::is_private_to_host(name), "{name}");
+        }
     }
 
     #[test]

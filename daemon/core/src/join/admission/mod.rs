@@ -222,6 +222,13 @@ impl Admission {
         engine_key
     }
 
+    /// The controller's own node is about to stop: its engines get no more work.
+    pub fn stop_self(&mut self) {
+        if let Some(id) = self.own {
+            self.node_stops(id);
+        }
+    }
+
     /// What the caller must now do, in this order.
     pub fn poll_command(&mut self) -> Option<Command> {
         self.commands.pop_front()
@@ -348,12 +355,7 @@ impl Admission {
                 self.commands.push_back(Command::Left { node });
                 self.close(now, link, "it leaves");
             }
-            (ToController::Stopping, Stage::Known(id)) => {
-                if let Some(node) = self.nodes.get_mut(&id) {
-                    node.stopping = true;
-                    self.commands.push_back(Command::Stopping { node: id });
-                }
-            }
+            (ToController::Stopping, Stage::Known(id)) => self.node_stops(id),
             // Whoever says something else has nothing to say yet.
             (
                 ToController::Alive
@@ -363,6 +365,13 @@ impl Admission {
                 | ToController::Stopping,
                 _,
             ) => {}
+        }
+    }
+
+    fn node_stops(&mut self, id: NodeId) {
+        if let Some(node) = self.nodes.get_mut(&id) {
+            node.stopping = true;
+            self.commands.push_back(Command::Stopping { node: id });
         }
     }
 

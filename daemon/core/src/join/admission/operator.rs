@@ -23,6 +23,8 @@ pub enum OperatorError {
         "no node is called {0}, nor does a fingerprint begin with it: `piparallel nodes` lists all"
     )]
     NotFound(String),
+    #[error("{0} does not belong to the pool")]
+    NotAdmitted(String),
     #[error("{0} is a laptop, it has no engines")]
     NoEngines(String),
     #[error("{name} is the name of {}: name one of these fingerprints", fingerprints.join(" and "))]
@@ -154,9 +156,12 @@ impl Admission {
     /// Gives a node no more work, or work again.
     ///
     /// # Errors
-    /// It is not there, or has no engines.
+    /// It is not there, does not belong to the pool, or has no engines.
     pub fn set_drained(&mut self, id: NodeId, drained: bool) -> Result<(), OperatorError> {
-        let (name, ..) = self.known(id)?;
+        let (name, standing, _) = self.known(id)?;
+        if standing != Standing::Admitted {
+            return Err(OperatorError::NotAdmitted(name));
+        }
         let Some(node) = self
             .nodes
             .get_mut(&id)

@@ -237,6 +237,10 @@ fn a_revoked_node_is_cut_off_and_stays_out() {
     let id = node(1).id();
     door.said(link);
     door.admission.revoke(door.now(), id).unwrap();
+    assert!(matches!(
+        door.admission.set_drained(id, true),
+        Err(OperatorError::NotAdmitted(_))
+    ));
     door.obey();
     assert!(matches!(
         door.said(link)[..],
