@@ -25,11 +25,6 @@ PIPARALLEL_CARGO_ENV = \
 	CARGO_PROFILE_RELEASE_LTO=fat \
 	CARGO_PROFILE_RELEASE_CODEGEN_UNITS=1
 
-# The C library has dates after 2038, so Rust's view of it must too.
-ifeq ($(BR2_TIME_BITS_64),y)
-PIPARALLEL_CARGO_ENV += RUST_LIBC_UNSTABLE_GNU_TIME_BITS=64
-endif
-
 define PIPARALLEL_USERS
 	piparallel -1 piparallel -1 * /var/lib/piparallel - - piparallel node
 	piparallel-engine -1 piparallel-engine -1 * /var/cache/piparallel-engine - - piparallel engines
