@@ -13,6 +13,8 @@ JOBS ?= 3
 ARCH ?= arm64 armhf amd64
 # Virtual Pis of `make vm`.
 POOL ?= 3
+# For `make buildroot-test`: where Buildroot is. Without, it is downloaded; `none` passes over what needs it.
+BUILDROOT ?=
 # For `make install`.
 PREFIX  ?= /usr/local
 DESTDIR ?=
@@ -44,7 +46,7 @@ run: build ## start a pool on this machine and show what it can do (ENGINES=8)
 
 .PHONY: test
 test: ## run every test, with a summary at the end
-	@tests/tiers unit fuzz-replay blackbox netns systemd-test "compat VERSIONS='8.8.0 9.2.0'" "compat VERSIONS=9.2.0 CURVE=1"
+	@tests/tiers unit fuzz-replay blackbox netns systemd-test "buildroot-test BUILDROOT=none" "compat VERSIONS='8.8.0 9.2.0'" "compat VERSIONS=9.2.0 CURVE=1"
 
 .PHONY: unit
 unit: ## run the tests of the Rust code, the simulation among them
@@ -80,7 +82,7 @@ lint: ## check formatting, clippy, the documentation's links, shell scripts and 
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --locked --workspace --all-targets -- -D warnings
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --locked --workspace --no-deps --document-private-items
-	shellcheck $$(git ls-files -- tests .ci image | xargs awk 'FNR == 1 && /^#!.*[ \/](ba)?sh( -e)?$$/ { print FILENAME }')
+	shellcheck $$(git ls-files -- tests .ci image buildroot | xargs awk 'FNR == 1 && /^#!.*[ \/](ba)?sh( -e)?$$/ { print FILENAME }')
 	.venv/lint/bin/ruff check tests
 	.venv/lint/bin/ruff format --check tests
 
@@ -137,6 +139,11 @@ image-test: ## boot the image of arm64 as three virtual Pis and use them (as roo
 	@$(MAKE) --no-print-directory image ARCH=arm64
 	@tests/setup venv $(VERSION)
 	cd tests/qemu && $(VENV)/bin/python -m pytest $(ARGS)
+
+.PHONY: buildroot-test
+buildroot-test: ## check the Buildroot tree, with Buildroot itself where it can be had (BUILDROOT=a checkout of 2026.08)
+	@BUILDROOT="$(BUILDROOT)" tests/setup buildroot
+	cd tests/buildroot && BUILDROOT="$(abspath $(BUILDROOT))" $(CURDIR)/.venv/buildroot/bin/python -m pytest $(ARGS)
 
 .PHONY: systemd-test
 systemd-test: ## check the units with systemd's own tools
