@@ -80,9 +80,7 @@ def test_each_pi_is_itself(pool):
     assert len(keys - {""}) == len(pool.pis)
 
 
-PYTHON = (
-    "numpy scipy.linalg scipy.stats dask.array distributed mpi4py.MPI matplotlib.pyplot ipykernel notebook"
-)
+LIBRARIES = "numpy scipy.linalg scipy.stats dask.array distributed mpi4py.MPI matplotlib.pyplot ipykernel notebook"
 
 
 def test_the_libraries_of_the_card_are_whole(pool):
