@@ -128,7 +128,8 @@ class Pi:
     options: str
     arch: str = "arm64"
     memory: int = 512
-    cores: int = 2
+    # More would wait for each other: there are no cores for them here.
+    cores: int = 1
     process: subprocess.Popen | None = None
     boots: int = 0
     # Its console, and what else its kernel is told.
