@@ -28,7 +28,9 @@ def kernel_options(console: str) -> str:
     """The kernel's command line of the card, with this machine's console in place of a Pi's, and not quiet."""
     line = (ROOT / "image" / "boot" / "cmdline.txt").read_text().split()
     kept = [word for word in line if word != "quiet" and not word.startswith("console=")]
-    return " ".join([*kept, f"console={console}", f"systemd.wants=piparallel-console@{console}.service"])
+    # That an emulated Pi is slow is no fault of the system.
+    patience = ["systemd.default_timeout_start_sec=900", "systemd.default_device_timeout_sec=900"]
+    return " ".join([*kept, *patience, f"console={console}", f"systemd.wants=piparallel-console@{console}.service"])
 
 
 def run(*command: str | Path, check: bool = True, timeout: float = 120, **more) -> str:
@@ -126,7 +128,8 @@ class Pi:
     options: str
     arch: str = "arm64"
     memory: int = 512
-    cores: int = 2
+    # More would wait for each other: there are no cores for them here.
+    cores: int = 1
     process: subprocess.Popen | None = None
     boots: int = 0
     # Its console, and what else its kernel is told.

@@ -80,6 +80,15 @@ def test_each_pi_is_itself(pool):
     assert len(keys - {""}) == len(pool.pis)
 
 
+LIBRARIES = "numpy scipy.linalg scipy.stats dask.array distributed mpi4py.MPI matplotlib.pyplot ipykernel notebook"
+
+
+def test_the_libraries_of_the_card_are_whole(pool):
+    imports = "; ".join(f"import {name}" for name in LIBRARIES.split())
+    command = f"'{imports}; print(scipy.linalg.det(numpy.eye(3)))'"
+    assert pool.pis[2].ssh(pool.ssh_key, "python3", "-c", command, timeout=PATIENCE) == "1.0\n"
+
+
 HUNGRY = """
 import ipyparallel as ipp
 client = ipp.Client(timeout=60)
