@@ -64,6 +64,11 @@ impl Cgroups {
                 && group.join("memory.max").exists()
             {
                 std::fs::write(group.join("memory.max"), limit.to_string())?;
+                // Compressed swap is memory too: beyond its limit an engine ends, and does not crawl.
+                let swap = group.join("memory.swap.max");
+                if swap.exists() {
+                    std::fs::write(swap, "0")?;
+                }
                 // Half an engine is none.
                 std::fs::write(group.join("memory.oom.group"), "1")?;
             }
@@ -131,7 +136,9 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let group = dir.path().join("p.service/engine-1");
         std::fs::create_dir_all(&group).unwrap();
-        std::fs::write(group.join("memory.max"), "max").unwrap();
+        for file in ["memory.max", "memory.swap.max"] {
+            std::fs::write(group.join(file), "max").unwrap();
+        }
         let own = "0::/p.service/daemon\n";
         let mut groups = Cgroups::find_in(dir.path(), own, Some(64 << 20)).unwrap();
         let mut child = child();
@@ -142,6 +149,7 @@ mod tests {
         let read = |name: &str| std::fs::read_to_string(group.join(name)).unwrap();
         assert_eq!(read("cgroup.procs"), pid.to_string());
         assert_eq!(read("memory.max"), "67108864");
+        assert_eq!(read("memory.swap.max"), "0");
         assert!(!groups.ran_out(Slot(1)));
         std::fs::write(group.join("memory.events"), "oom 3\noom_kill 1\n").unwrap();
         assert!(groups.ran_out(Slot(1)));
