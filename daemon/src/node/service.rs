@@ -460,10 +460,13 @@ impl Service {
     }
 
     fn tell_status(&mut self) {
-        let counts = self.counts();
-        self.teller.tell(self.role.status(), &counts);
-        if matches!(self.part, Part::Controller | Part::Engine) {
-            self.teller.ready();
+        let role = self.role.status();
+        match self.part {
+            Part::Controller | Part::Engine => {
+                self.teller.tell(role, Some(self.counts()));
+                self.teller.ready();
+            }
+            Part::Candidate | Part::Looking => self.teller.tell(role, None),
         }
     }
 }

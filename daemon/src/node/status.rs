@@ -25,11 +25,14 @@ impl Teller {
     }
 
     /// The log hears what the node is whenever that changes, the service manager also how many it looks after.
-    pub(super) fn tell(&mut self, mut role: String, counts: &str) {
+    pub(super) fn tell(&mut self, mut role: String, counts: Option<String>) {
         if let Some(mistake) = &self.mistake {
             role += &format!("; this card's options have a mistake: {mistake}");
         }
-        let status = format!("{role}; {counts}");
+        let status = match counts {
+            Some(counts) => format!("{role}; {counts}"),
+            None => role.clone(),
+        };
         if role != self.role {
             log::info!("{role}");
             self.role = role;
