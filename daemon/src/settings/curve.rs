@@ -2,11 +2,11 @@
 
 use std::fmt;
 
-use crate::random;
 use anyhow::Context as _;
 use piparallel_core::wire::zmtp::{PublicKey, SecretKey};
 
 use super::secret::Redacted;
+use crate::random;
 
 /// A server's long-term keys.
 #[derive(Clone, PartialEq, Eq)]

@@ -22,6 +22,7 @@ use super::Security;
 use super::connection::Connection;
 use super::peer::Peer;
 use super::shared::Shared;
+use crate::random;
 
 /// Connections that the kernel holds until we accept them: 4096 engines may start at once.
 const BACKLOG: i32 = 4096;
@@ -103,7 +104,7 @@ fn admit(
     let mechanism = match security {
         Security::Null => Mechanism::Null,
         Security::Curve { secrets } => {
-            getrandom::fill(&mut entropy).map_err(|error| io::Error::other(error.to_string()))?;
+            entropy = random::bytes().map_err(io::Error::other)?;
             let mut secrets = secrets.clone();
             if channel.side() != Side::Engine {
                 secrets.extend(shared.client_keys());
