@@ -11,6 +11,8 @@ CURVE    ?=
 JOBS ?= 3
 # Machines to build for, as Debian calls them: `make cross`, `make deb`.
 ARCH ?= arm64 armhf amd64
+# What `make image` begins with: debian, raspios (kernels and firmware of Raspberry Pi's archive), or an image of Raspberry Pi OS.
+BASE ?= debian
 # Virtual Pis of `make vm`.
 POOL ?= 3
 # For `make buildroot-test`: where Buildroot is. Without, it is downloaded; `none` passes over what needs it.
@@ -123,10 +125,10 @@ deb-test: ## install, upgrade, remove and purge the package on a clean Debian wi
 	cd tests/deb && $(VENV)/bin/python -m pytest $(ARGS)
 
 .PHONY: image
-image: ## build card images for the Pi (ARCH="arm64 armhf", as root)
+image: ## build card images for the Pi (ARCH="arm64 armhf", BASE=debian, as root)
 	@tests/setup image
 	@$(MAKE) --no-print-directory deb ARCH="$(filter-out amd64,$(ARCH)) amd64"
-	@for arch in $(filter-out amd64,$(ARCH)); do image/build $$arch || exit; done
+	@for arch in $(filter-out amd64,$(ARCH)); do image/build $$arch "$(BASE)" || exit; done
 
 .PHONY: vm
 vm: ## boot the image as a pool of virtual Pis on this machine (POOL=3, as root)

@@ -184,7 +184,7 @@ class Pi:
         }[self.arch]
         return [
             *(emulator, "-M", "virt", "-cpu", cpu, "-smp", str(self.cores), "-m", str(self.memory)),
-            *("-kernel", files / "vmlinuz", "-initrd", files / "initrd.img", "-append", options),
+            *("-kernel", next(files.glob("vmlinuz*")), "-initrd", next(files.glob("initrd*.img")), "-append", options),
             *("-drive", f"{drive},format=raw,if=virtio"),
             *("-netdev", f"tap,id=lan,ifname={self.tap},script=no,downscript=no"),
             *("-device", f"virtio-net-pci,netdev=lan,mac={self.mac},romfile="),
