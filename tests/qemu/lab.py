@@ -3,10 +3,12 @@
 The network is a namespace with a bridge and a DHCP server; this machine is on it as 10.77.0.1, within the namespace.
 """
 
+import json
 import os
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -132,6 +134,8 @@ class Pi:
     cores: int = 1
     process: subprocess.Popen | None = None
     boots: int = 0
+    # Whether something is plugged into its HDMI socket.
+    screen: bool = False
     # Its console, and what else its kernel is told.
     port: str = "ttyAMA0"
     more_options: str = ""
@@ -190,7 +194,26 @@ class Pi:
             *("-device", f"virtio-net-pci,netdev=lan,mac={self.mac},romfile="),
             *("-device", "virtio-rng-pci", "-display", "none", "-monitor", "none", "-no-reboot"),
             *("-serial", f"file:{log}"),
+            *(("-device", "virtio-gpu-pci", "-qmp", f"unix:{self.orders},server,nowait") if self.screen else ()),
         ]
+
+    @property
+    def orders(self) -> Path:
+        """Where the emulator takes orders."""
+        return self.directory / f"pi{self.number}.qmp"
+
+    def photograph(self, picture: Path):
+        """Take a picture of its screen, as PNG."""
+        with socket.socket(socket.AF_UNIX) as connection:
+            connection.connect(str(self.orders))
+            orders = connection.makefile("rw")
+            take = {"execute": "screendump", "arguments": {"filename": str(picture), "format": "png"}}
+            orders.readline()
+            for order in ({"execute": "qmp_capabilities"}, take):
+                orders.write(json.dumps(order))
+                orders.flush()
+                answer = json.loads(orders.readline())
+                assert "return" in answer, f"{order}: {answer}"
 
     def power_off(self):
         """Pull the plug."""

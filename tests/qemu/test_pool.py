@@ -1,5 +1,6 @@
 """Three cards, one join key: what a user sees, from the first boot on. The tests are steps, in this order."""
 
+import json
 import time
 
 from lab import until
@@ -42,6 +43,14 @@ def test_they_join_with_the_key_of_their_cards_and_work(pool, times):
     assert lines[0] == str(["aarch64"] * 3)
     assert lines[1] == str([x * x for x in range(20)])
     assert lines[2] == str([1.0] * 3)
+
+
+def test_the_screen_of_the_controller_says_what_it_is_and_what_to_do(pool):
+    pi = pool.controller
+    fingerprint = json.loads(pool.on(pi, "piparallel", "state", "--json"))["fingerprint"]
+    shown = pool.on(pi, "sudo", "cat", "/dev/vcs1")
+    for words in ("pi-1", pi.address(), fingerprint, "controller of lab", "piparallel connect lab"):
+        assert words in shown, f"{words} in {shown}"
 
 
 def test_the_system_is_read_only_and_the_state_is_not(pool):
