@@ -112,7 +112,7 @@ def hungry():
 try:
     client[engine].apply_sync(hungry)
 except Exception as lost:
-    print(type(lost).__name__)
+    print(lost.ename)
 """
 
 UNITS = ("piparallel.service", "piparallel-engines.service", "ssh.service", "systemd-journald.service")
