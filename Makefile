@@ -50,6 +50,10 @@ run: build ## start a pool on this machine and show what it can do (ENGINES=8)
 test: ## run every test, with a summary at the end
 	@tests/tiers unit fuzz-replay blackbox netns systemd-test "buildroot-test BUILDROOT=none" "compat VERSIONS='8.8.0 9.2.0'" "compat VERSIONS=9.2.0 CURVE=1"
 
+.PHONY: appliance-test
+appliance-test: ## build and test what a Pi gets: static programs, packages, the card in virtual machines (as root, an hour)
+	@tests/tiers cross-test deb-test image-test
+
 .PHONY: unit
 unit: ## run the tests of the Rust code, the simulation among them
 	@tests/setup rust

@@ -34,7 +34,7 @@ def times():
 
 @pytest.fixture(scope="module")
 def pool(tmp_path_factory, times):
-    pool = Pool(tmp_path_factory.mktemp("pis"), size=3, screen=True)
+    pool = Pool(tmp_path_factory.mktemp("pis"), size=3, screens=1)
     try:
         # One after the other: two cores cannot emulate several boots at once in good time.
         for pi in pool.pis:

@@ -34,9 +34,9 @@ ssh_keys = ["{ssh_key}"]
 
 
 class Pool:
-    """One controller, perhaps with a screen, and further Pis with engines; all cards have one join key."""
+    """One controller and further Pis with engines, the first few with a screen; all cards have one join key."""
 
-    def __init__(self, directory: Path, size: int, arch: str = "arm64", engines: int = 1, screen: bool = False):
+    def __init__(self, directory: Path, size: int, arch: str = "arm64", engines: int = 1, screens: int = 0):
         self.directory = directory
         self.ssh_key = directory / "id_ed25519"
         run("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "lab", "-f", self.ssh_key)
@@ -49,8 +49,8 @@ class Pool:
         self.network = Network()
         try:
             for number in range(1, size + 1):
-                pi = Pi(self.network, number, directory, self.options(number), arch=arch, screen=screen and number == 1)
-                self.pis.append(pi)
+                screen = number <= screens
+                self.pis.append(Pi(self.network, number, directory, self.options(number), arch=arch, screen=screen))
         except BaseException:
             self.close()
             raise
