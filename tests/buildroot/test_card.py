@@ -26,7 +26,7 @@ def target(tmp_path):
     (target / "etc/ssh/sshd_config").write_text("Subsystem sftp /usr/libexec/sftp-server\n")
     # Buildroot runs the script again whenever it makes the system anew.
     for _ in range(2):
-        shutil.copytree(ROOT / "image/overlay", target, symlinks=True, dirs_exist_ok=True)
+        run("cp", "-a", f"{ROOT}/image/overlay/.", target)
         run(EXTERNAL / "board/post-build.sh", target)
     return target
 
