@@ -131,7 +131,7 @@ def test_a_task_without_bounds_ends_its_engine_and_nothing_else(pool):
     assert pool.python(HUNGRY, timeout=PATIENCE) == "EngineError\n"
     wait_for_engines(pool, 3, "work again")
     assert starts(pool, pi) == before
-    killed = pool.on(pi, "sudo", "journalctl", "--boot", "--dmesg", "--no-pager", "--grep=Killed process")
+    killed = pool.on(pi, "sudo", "journalctl", "--boot", "--dmesg", "--no-pager", "--grep='Killed process'")
     assert "python" in killed and "piparallel)" not in killed
     assert pool.python(WORK).splitlines()[1] == str([x * x for x in range(20)])
 
