@@ -130,6 +130,8 @@ def test_a_task_without_bounds_ends_its_engine_and_nothing_else(pool):
     before = starts(pool, pi)
     assert pool.python(HUNGRY, timeout=PATIENCE) == "EngineError\n"
     wait_for_engines(pool, 3, "work again")
+    # What was not in use meanwhile has to be read again.
+    pool.wait_for_ssh(pi, PATIENCE)
     assert starts(pool, pi) == before
     killed = pool.on(pi, "sudo", "journalctl", "--boot", "--dmesg", "--no-pager", "--grep='Killed process'")
     assert "python" in killed and "piparallel)" not in killed
