@@ -34,7 +34,8 @@ def times():
 
 @pytest.fixture(scope="module")
 def pool(tmp_path_factory, times):
-    pool = Pool(tmp_path_factory.mktemp("pis"), size=3, screens=1)
+    limited = 'count = 2\nmemory_limit = "120M"'
+    pool = Pool(tmp_path_factory.mktemp("pis"), size=3, screens=1, engines={2: limited})
     try:
         # One after the other: two cores cannot emulate several boots at once in good time.
         for pi in pool.pis:

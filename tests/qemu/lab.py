@@ -182,19 +182,20 @@ class Pi:
 
     def machine(self, files: Path, options: str, drive: str, log: Path) -> list[str | Path]:
         """How the emulator is called: with kernel and initramfs of `files`, and a disk."""
-        emulator, cpu = {
-            "arm64": ("qemu-system-aarch64", "cortex-a53"),
-            "armhf": ("qemu-system-arm", "cortex-a7"),
+        # The kernel of the Pi 2 has no driver for these devices on PCI.
+        emulator, cpu, bus = {
+            "arm64": ("qemu-system-aarch64", "cortex-a53", "pci"),
+            "armhf": ("qemu-system-arm", "cortex-a7", "device"),
         }[self.arch]
         return [
             *(emulator, "-M", "virt", "-cpu", cpu, "-smp", str(self.cores), "-m", str(self.memory)),
             *("-kernel", next(files.glob("vmlinuz*")), "-initrd", next(files.glob("initrd*.img")), "-append", options),
-            *("-drive", f"{drive},format=raw,if=virtio"),
+            *("-drive", f"{drive},format=raw,if=none,id=card", "-device", f"virtio-blk-{bus},drive=card"),
             *("-netdev", f"tap,id=lan,ifname={self.tap},script=no,downscript=no"),
-            *("-device", f"virtio-net-pci,netdev=lan,mac={self.mac},romfile="),
-            *("-device", "virtio-rng-pci", "-display", "none", "-monitor", "none", "-no-reboot"),
+            *("-device", f"virtio-net-{bus},netdev=lan,mac={self.mac}" + (",romfile=" if bus == "pci" else "")),
+            *("-device", f"virtio-rng-{bus}", "-display", "none", "-monitor", "none", "-no-reboot"),
             *("-serial", f"file:{log}"),
-            *(("-device", "virtio-gpu-pci", "-qmp", f"unix:{self.orders},server,nowait") if self.screen else ()),
+            *(("-device", f"virtio-gpu-{bus}", "-qmp", f"unix:{self.orders},server,nowait") if self.screen else ()),
         ]
 
     @property

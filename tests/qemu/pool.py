@@ -26,7 +26,7 @@ pool = "{pool}"
 role = "{role}"
 join_key = "{key}"
 [engines]
-count = {engines}
+{engines}
 [system]
 hostname = "pi-{number}"
 ssh_keys = ["{ssh_key}"]
@@ -34,14 +34,15 @@ ssh_keys = ["{ssh_key}"]
 
 
 class Pool:
-    """One controller and further Pis with engines, the first few with a screen; all cards have one join key."""
+    """One controller and further Pis with engines, the first few with a screen; all cards have one join key. Each Pi has
+    one engine, unless `engines` has other options for its number."""
 
-    def __init__(self, directory: Path, size: int, arch: str = "arm64", engines: int = 1, screens: int = 0):
+    def __init__(self, directory: Path, size: int, arch: str = "arm64", screens: int = 0, engines: dict | None = None):
         self.directory = directory
         self.ssh_key = directory / "id_ed25519"
         run("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "lab", "-f", self.ssh_key)
         self.key = base64.b32encode(os.urandom(32)).decode().rstrip("=")
-        self.engines_each = engines
+        self.engine_options = engines or {}
         self.python_program = directory / "python"
         self.python_program.write_text(PYTHON)
         self.python_program.chmod(0o755)
@@ -64,7 +65,7 @@ class Pool:
             pool="lab",
             role="controller" if number == 1 else "engine",
             key=self.key,
-            engines=self.engines_each,
+            engines=self.engine_options.get(number, "count = 1"),
             number=number,
             ssh_key=self.ssh_key.with_suffix(".pub").read_text().strip(),
         )

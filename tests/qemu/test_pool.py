@@ -6,6 +6,8 @@ import time
 from lab import until
 
 PATIENCE = 900
+# One on each Pi, two on the second.
+ENGINES = 4
 
 WORK = """
 import ipyparallel as ipp
@@ -37,12 +39,12 @@ def test_every_pi_comes_up_with_nothing_failed(pool):
 def test_they_join_with_the_key_of_their_cards_and_work(pool, times):
     pool.connect()
     began = time.monotonic()
-    wait_for_engines(pool, 3, "work")
-    times["connected → three engines in client.ids"] = time.monotonic() - began
+    wait_for_engines(pool, ENGINES, "work")
+    times["connected → all engines in client.ids"] = time.monotonic() - began
     lines = pool.python(WORK).splitlines()
-    assert lines[0] == str(["aarch64"] * 3)
+    assert lines[0] == str(["aarch64"] * ENGINES)
     assert lines[1] == str([x * x for x in range(20)])
-    assert lines[2] == str([1.0] * 3)
+    assert lines[2] == str([1.0] * ENGINES)
 
 
 def test_the_screen_of_the_controller_says_what_it_is_and_what_to_do(pool):
@@ -101,18 +103,23 @@ def test_the_libraries_of_the_card_are_whole(pool):
 HUNGRY = """
 import ipyparallel as ipp
 client = ipp.Client(timeout=60)
-view = client[:]
-hosts = dict(zip(view.targets, view.apply_sync(lambda: __import__("socket").gethostname())))
-engine = next(engine for engine, host in hosts.items() if host == "pi-2")
+hosts = client[:].apply_async(lambda: __import__("socket").gethostname()).get_dict()
+hungry_one, *others = [engine for engine, host in hosts.items() if host == "{host}"]
+def work():
+    import time
+    time.sleep(20)
+    return "done"
 def hungry():
     import os
     taken = []
     while True:
         taken.append(os.urandom(4 << 20))
+beside = [client[engine].apply_async(work) for engine in others]
 try:
-    client[engine].apply_sync(hungry)
+    client[hungry_one].apply_sync(hungry)
 except Exception as lost:
     print(lost.ename)
+print([result.get(300) for result in beside])
 """
 
 UNITS = ("piparallel.service", "piparallel-engines.service", "ssh.service", "systemd-journald.service")
@@ -123,24 +130,36 @@ def starts(pool, pi) -> str:
     return pool.on(pi, "systemctl", "show", "--property=Id,MainPID,NRestarts", *UNITS)
 
 
-def test_a_task_without_bounds_ends_its_engine_and_nothing_else(pool):
+def killed(pool, pi) -> str:
+    """Whom the kernel ended for want of memory."""
+    return pool.on(pi, "sudo", "journalctl", "--boot", "--dmesg", "--no-pager", "--grep='Killed process'")
+
+
+def test_an_engine_over_its_limit_ends_and_the_one_beside_it_works_on(pool):
     pi = pool.pis[1]
+    assert pool.python(HUNGRY.format(host="pi-2"), timeout=PATIENCE).splitlines() == ["EngineError", "['done']"]
+    wait_for_engines(pool, ENGINES, "work again")
+    assert "Memory cgroup out of memory: Killed process" in killed(pool, pi)
+    assert killed(pool, pi).count("(ipengine") == 1
+
+
+def test_a_task_without_bounds_ends_its_engine_and_nothing_else(pool):
+    pi = pool.pis[2]
     limit = pool.on(pi, "cat", "/sys/fs/cgroup/piparallel.slice/piparallel-engines.slice/memory.max")
     assert limit.strip().isdigit(), "the kernel limits memory"
     before = starts(pool, pi)
-    assert pool.python(HUNGRY, timeout=PATIENCE) == "EngineError\n"
-    wait_for_engines(pool, 3, "work again")
+    assert pool.python(HUNGRY.format(host="pi-3"), timeout=PATIENCE).splitlines() == ["EngineError", "[]"]
+    wait_for_engines(pool, ENGINES, "work again")
     # What was not in use meanwhile has to be read again.
     pool.wait_for_ssh(pi, PATIENCE)
     assert starts(pool, pi) == before
-    killed = pool.on(pi, "sudo", "journalctl", "--boot", "--dmesg", "--no-pager", "--grep='Killed process'")
-    assert "python" in killed and "piparallel)" not in killed
+    assert "(ipengine" in killed(pool, pi) and "(piparallel" not in killed(pool, pi)
     assert pool.python(WORK).splitlines()[1] == str([x * x for x in range(20)])
 
 
 def test_a_stopped_node_leaves_and_the_pool_goes_on(pool):
     pool.on(pool.pis[1], "sudo", "systemctl", "stop", "piparallel")
-    wait_for_engines(pool, 2, "are left")
+    wait_for_engines(pool, ENGINES - 2, "are left")
     assert pool.python(WORK).splitlines()[1] == str([x * x for x in range(20)])
 
 
@@ -152,7 +171,7 @@ def test_a_pi_without_power_is_noticed_and_comes_back(pool, times):
     wait_for_engines(pool, 2, "work again")
     times["pi 3: power on → its engine in client.ids"] = time.monotonic() - began
     pool.on(pool.pis[1], "sudo", "systemctl", "start", "piparallel")
-    wait_for_engines(pool, 3, "work again")
+    wait_for_engines(pool, ENGINES, "work again")
 
 
 def test_a_mistake_on_the_card_is_reported_and_leaves_the_pi_reachable(pool):
@@ -165,4 +184,4 @@ def test_a_mistake_on_the_card_is_reported_and_leaves_the_pi_reachable(pool):
     assert "role" in report and "boss" in report
     assert "boss" in pool.on(pi, "systemctl", "show", "--property=StatusText", "piparallel")
     until(lambda: "has mistakes" in pi.console(), 60, lambda: f"the screen says so: {pi.console()[-2000:]}")
-    wait_for_engines(pool, 3, "work, for what was right before still holds")
+    wait_for_engines(pool, ENGINES, "work, for what was right before still holds")
