@@ -34,8 +34,8 @@ ssh_keys = ["{ssh_key}"]
 
 
 class Pool:
-    """One controller and further Pis with engines, the first few with a screen; all cards have one join key. Each Pi has
-    one engine, unless `engines` has other options for its number."""
+    """One controller and further Pis with engines, the first few with a screen; all cards have one join key. Each Pi
+    has one engine, unless `engines` has other options for its number."""
 
     def __init__(self, directory: Path, size: int, arch: str = "arm64", screens: int = 0, engines: dict | None = None):
         self.directory = directory
