@@ -65,6 +65,12 @@ pub const CLAIM_PROBE: Duration = Duration::from_secs(2);
 /// back. Each costs about 100 bytes.
 pub const DEPARTED_ENGINES_MAX: usize = 4096;
 
+/// A client that has asked for the engines subscribes to news of them within this time, also from a slow network.
+pub const NEWS_KEPT: Duration = Duration::from_secs(30);
+
+/// Changes that are kept so long: those of a large pool that starts at once. Each costs about 100 bytes.
+pub const NEWS_MAX: usize = 8192;
+
 /// Engines whose registration waits for their first heartbeat. Far more than any pool has.
 pub const PENDING_REGISTRATIONS_MAX: usize = 16_384;
 

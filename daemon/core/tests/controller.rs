@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use piparallel_core::channel::{Channel, Side};
 use piparallel_core::controller::{Config, Event};
-use piparallel_core::limits::ENGINE_QUEUE_MAX;
+use piparallel_core::limits::{ENGINE_QUEUE_MAX, NEWS_KEPT};
 use piparallel_core::wire::zmtp::{PublicKey, SecretKey};
 use pool::{Pool, config};
 use serde_json::json;
@@ -392,6 +392,34 @@ fn pool_request(msg_id: &str) -> pool::Received {
         buffers: vec![],
         frames: vec![],
     }
+}
+
+#[test]
+fn who_subscribes_late_misses_no_engine() {
+    let mut pool = Pool::new();
+    let engines: Vec<_> = ["uuid-0", "uuid-1"].map(|uuid| pool.engine(uuid)).into();
+    let all: Vec<_> = engines.iter().collect();
+    pool.live(NEWS_KEPT + GRACE, &all);
+    pool.engine("uuid-2");
+    pool.disconnect(engines[0].mux);
+    pool.pass(GRACE);
+    let client = pool.client();
+    let news = [(); 2].map(|()| pool.receive(client.notification));
+    let told = news.each_ref().map(|n| (n.msg_type(), n.content.clone()));
+    assert_eq!(
+        told,
+        [
+            (
+                "registration_notification",
+                json!({"id": 2, "uuid": "uuid-2"})
+            ),
+            (
+                "unregistration_notification",
+                json!({"id": 0, "uuid": "uuid-0"})
+            ),
+        ]
+    );
+    pool.nothing_for(client.notification);
 }
 
 #[test]

@@ -11,6 +11,7 @@
 //! | `tasks`          | load-balanced tasks, through `crate::scheduler`            |
 //! | `broadcast`      | one request for many engines                                 |
 //! | `draining`       | engines of a drained node finish and leave                   |
+//! | `news`           | what clients are told of engines that come and go            |
 //! | `queries`        | what clients ask the hub                                     |
 //! | `records`        | what the task database is told, and asked                    |
 //! | `invariants`     | what must hold after every event                             |
@@ -44,6 +45,7 @@ mod engines;
 mod event;
 mod heartbeat;
 mod invariants;
+mod news;
 mod peers;
 mod queries;
 mod records;
@@ -63,6 +65,7 @@ use compose::Composer;
 use draining::Draining;
 use engines::Engines;
 use heartbeat::HeartMonitor;
+use news::News;
 use peers::{Admission, Peer, Peers};
 use tracker::Tracker;
 
@@ -114,6 +117,7 @@ pub struct Controller {
     replays: ReplayGuard,
     complaints: Complaints,
     draining: Draining,
+    news: News,
     commands: VecDeque<Command>,
     save_engines_at: Option<Duration>,
     shutdown_at: Option<Duration>,
@@ -190,6 +194,7 @@ impl Controller {
             replays: ReplayGuard::new(REPLAY_MEMORY),
             complaints: Complaints::default(),
             draining: Draining::default(),
+            news: News::default(),
             commands: VecDeque::new(),
             save_engines_at: None,
             shutdown_at: None,
@@ -273,15 +278,11 @@ impl Controller {
                 self.handle_connected(now, peer, peer_info);
             }
             Event::Disconnected { peer } => self.handle_disconnected(now, peer),
-            Event::Subscribed { peer } => {
-                if self
-                    .peers
-                    .get(peer)
-                    .is_some_and(|peer| peer.channel == Channel::HbPing)
-                {
-                    self.ping_one(now, peer);
-                }
-            }
+            Event::Subscribed { peer } => match self.peers.get(peer).map(|peer| peer.channel) {
+                Some(Channel::HbPing) => self.ping_one(now, peer),
+                Some(Channel::Notification) => self.repeat_news(now, peer),
+                _ => {}
+            },
             Event::Congested { peer } => self.handle_congestion(now, peer, true),
             Event::Drained { peer } => self.handle_congestion(now, peer, false),
             Event::Alive { peer } => {

@@ -277,7 +277,7 @@ impl Controller {
         let uuid = engine.uuid.clone();
         log::info!("engine {id} registered: {uuid} from {}", engine.address);
         self.hearts.add(now.monotonic, uuid.clone());
-        self.notify(now, "registration_notification", id, &uuid);
+        self.engine_came(now, id, uuid.clone());
         if self.takes_tasks(&uuid) {
             self.scheduler.handle_engine_added(now, uuid);
         } else {
@@ -354,7 +354,7 @@ impl Controller {
         };
         log::info!("engine {id} left: {}", departure.describe());
         self.hearts.remove(&engine.uuid);
-        self.notify(now, "unregistration_notification", id, &engine.uuid);
+        self.engine_went(now, id, engine.uuid.clone());
         for msg_id in engine.queue.values() {
             self.fail_stranded(now, &engine, msg_id);
         }
@@ -447,15 +447,6 @@ impl Controller {
             .into_iter()
             .flatten()
             .fold(self.hearts.next_timeout(), Duration::min)
-    }
-
-    fn notify(&mut self, now: Now, msg_type: &str, id: EngineId, uuid: &EngineUuid) {
-        let content = compose::json(&json!({ "id": id, "uuid": uuid }));
-        let frames = self.composer.message(now, msg_type, None, "{}", content);
-        self.commands.push_back(Command::Publish {
-            channel: Channel::Notification,
-            frames,
-        });
     }
 
     fn save_engines_soon(&mut self, now: Now) {

@@ -431,6 +431,17 @@ impl Reference {
         }
     }
 
+    /// A client that subscribes is told what was announced before, as far as it still holds.
+    pub fn news_repeated(&self, read: &Read) {
+        let uuid = read.content["uuid"].as_str().unwrap_or_default();
+        let came = read.msg_type == "registration_notification";
+        assert_eq!(
+            self.announced.contains_key(uuid),
+            came,
+            "old news: {read:?}"
+        );
+    }
+
     pub fn notified(&mut self, read: &Read) {
         let uuid = read.content["uuid"].as_str().unwrap_or_default().to_owned();
         let id = read.content["id"].as_u64().unwrap_or_default();

@@ -295,7 +295,7 @@ impl World {
         }
     }
 
-    /// Notifications are not repeated: what was said while a client was not subscribed, it never learns.
+    /// Notifications are not repeated for ever: what was said while a client was not subscribed, it may never learn.
     fn may_have_missed_news(&mut self, peer: PeerId) {
         if let Some(link) = self.outside.net.receiver(peer)
             && link.channel == Channel::Notification
@@ -459,6 +459,7 @@ impl World {
         match (channel, channel.side()) {
             (Channel::Registration, _) => reference.hub_answered(&read),
             (Channel::ControlClient | Channel::ControlEngine, _) => {}
+            (Channel::Notification, _) => reference.news_repeated(&read),
             (_, Side::Client) => reference.answered(peer, &read),
             (_, Side::Engine) => reference.sent_to_engine(channel, &engine, congested, &read),
             (_, Side::Both) => unreachable!("registration is the only one"),
