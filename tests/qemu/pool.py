@@ -91,7 +91,7 @@ class Pool:
         home = self.directory / "laptop"
         home.mkdir(exist_ok=True)
         env = {k: v for k, v in os.environ.items() if not k.startswith(("IPP_", "IPYTHON", "XDG_"))}
-        return env | {"HOME": str(home), "IPYTHONDIR": str(home / "ipython")}
+        return env | {"HOME": str(home)}
 
     def connect(self):
         """`piparallel connect`, with the key that the controller shows."""
@@ -141,7 +141,7 @@ def describe(pool: Pool) -> str:
             "",
             f"A pool of {len(pool.pis)} virtual Pis is up. From another shell:",
             "",
-            f"  {inside} env HOME={pool.directory}/laptop {pool.python_program}",
+            f"  {inside} env -u IPYTHONDIR HOME={pool.directory}/laptop {pool.python_program}",
             "    >>> import ipyparallel as ipp; rc = ipp.Client(); rc.ids",
             f"  {inside} ssh -i {pool.ssh_key} pi@{pool.controller.address()} piparallel nodes",
             f"  tail -f {pool.controller.log}",
