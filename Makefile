@@ -144,7 +144,14 @@ vm: ## boot the image as a pool of virtual Pis on this machine (POOL=3, as root)
 image-test: ## boot the image of arm64 as three virtual Pis and use them (as root, half an hour)
 	@$(MAKE) --no-print-directory image ARCH=arm64
 	@tests/setup venv $(VERSION)
-	cd tests/qemu && $(VENV)/bin/python -m pytest $(ARGS)
+	cd tests/qemu && $(VENV)/bin/python -m pytest test_pool.py $(ARGS)
+
+.PHONY: board-test
+board-test: ## boot the card in QEMU's board of a Pi 3 (as root, up to an hour)
+	@tests/setup image
+	@[ -e target/image/piparallel-arm64.img ] || $(MAKE) --no-print-directory image ARCH=arm64
+	@tests/setup venv $(VERSION)
+	cd tests/qemu && $(VENV)/bin/python -m pytest test_boards.py $(ARGS)
 
 .PHONY: buildroot-test
 buildroot-test: ## check the Buildroot tree, with Buildroot itself where it can be had (BUILDROOT=a checkout of 2026.08)
