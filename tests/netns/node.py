@@ -220,7 +220,11 @@ def wait_said(node: Node, text: str) -> dict:
 
 def nodes_of(controller: Node) -> dict[str, dict]:
     """What `piparallel nodes` says, by name."""
-    return {entry["name"]: entry for entry in controller.json("nodes")["nodes"]}
+    return by_name(controller.run("nodes", "--json").stdout)
+
+
+def by_name(nodes: str) -> dict[str, dict]:
+    return {entry["name"]: entry for entry in json.loads(nodes)["nodes"]}
 
 
 def wait_nodes(controller: Node, seconds: float = 20, **states: str) -> dict[str, dict]:
@@ -230,7 +234,9 @@ def wait_nodes(controller: Node, seconds: float = 20, **states: str) -> dict[str
 
     def are_there():
         nonlocal last
-        last = nodes_of(controller)
+        # One that has just been started does not answer yet.
+        done = controller.run("nodes", "--json", check=False)
+        last = by_name(done.stdout) if done.returncode == 0 else {}
         return last if all(last.get(n, {}).get("state") == s for n, s in wanted.items()) else None
 
     def told():
