@@ -124,7 +124,7 @@ deb: cross ## build Debian packages (ARCH="arm64 armhf amd64")
 deb-test: ## install, upgrade, remove and purge the package on a clean Debian with its own systemd (as root)
 	@tests/setup image
 	@tests/setup venv $(VERSION)
-	@$(MAKE) --no-print-directory deb ARCH=amd64
+	@$(MAKE) --no-print-directory deb ARCH="arm64 armhf amd64"
 	image/rootfs/build amd64
 	cd tests/deb && $(VENV)/bin/python -m pytest $(ARGS)
 
