@@ -419,7 +419,9 @@ fn who_subscribes_late_misses_no_engine() {
             ),
         ]
     );
-    pool.nothing_for(client.notification);
+    let peer = client.notification;
+    pool.event(Event::Subscribed { peer });
+    pool.nothing_for(peer);
 }
 
 #[test]

@@ -274,6 +274,7 @@ impl Controller {
                     admitted: false,
                     congested: false,
                     last_pong: None,
+                    has_subscribed: false,
                 };
                 self.handle_connected(now, peer, peer_info);
             }

@@ -30,22 +30,22 @@ struct Change {
 
 impl News {
     fn add(&mut self, now: Duration, change: Change) {
-        self.forget_before(now.saturating_sub(NEWS_KEPT));
+        self.forget_old(now);
         if self.0.len() >= NEWS_MAX {
             self.0.pop_front();
         }
         self.0.push_back((now, change));
     }
 
-    fn forget_before(&mut self, time: Duration) {
-        while self.0.front().is_some_and(|(at, _)| *at < time) {
+    fn forget_old(&mut self, now: Duration) {
+        while self.0.front().is_some_and(|(at, _)| *at + NEWS_KEPT < now) {
             self.0.pop_front();
         }
     }
 
     /// The last that happened to each engine.
     fn last(&mut self, now: Duration) -> Vec<Change> {
-        self.forget_before(now.saturating_sub(NEWS_KEPT));
+        self.forget_old(now);
         let mut seen = BTreeSet::new();
         let newest_first = self.0.iter().rev().map(|(_, change)| change);
         let mut last: Vec<Change> = newest_first
@@ -68,8 +68,11 @@ impl Controller {
         self.publish_news(now, Change { id, uuid, came });
     }
 
-    /// Tells a new subscriber what it may have missed.
+    /// Tells a new subscriber what it may have missed: once, for it is much in answer to little.
     pub(super) fn repeat_news(&mut self, now: Now, peer: PeerId) {
+        if !self.peers.subscribes_first(peer) {
+            return;
+        }
         // To a client of this scheme, each engine that goes means the end of its load-balanced views.
         let only_came = self.config.scheduler.scheme == Scheme::Pure;
         for change in self.news.last(now.monotonic) {

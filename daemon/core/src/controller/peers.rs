@@ -5,6 +5,7 @@
 //! not, or is gone, the second takes over (an engine came back after its network was away).
 
 use std::collections::BTreeMap;
+use std::mem;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -30,6 +31,7 @@ pub(crate) struct Peer {
     pub(crate) congested: bool,
     /// When it answered a heartbeat without being registered.
     pub(crate) last_pong: Option<Duration>,
+    pub(crate) has_subscribed: bool,
 }
 
 /// What became of a new connection.
@@ -162,6 +164,12 @@ impl Peers {
         }
     }
 
+    /// Whether a subscription is the first of its connection.
+    pub(crate) fn subscribes_first(&mut self, id: PeerId) -> bool {
+        let peer = self.peers.get_mut(&id);
+        peer.is_some_and(|peer| !mem::replace(&mut peer.has_subscribed, true))
+    }
+
     /// The connection that a routing id names.
     pub(crate) fn route(&self, channel: Channel, identity: &[u8]) -> Option<PeerId> {
         self.routes[channel as usize].get(identity).copied()
@@ -221,6 +229,7 @@ mod tests {
             admitted: false,
             congested: false,
             last_pong: None,
+            has_subscribed: false,
         }
     }
 
