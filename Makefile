@@ -134,10 +134,12 @@ image: ## build card images for the Pi (ARCH="arm64 armhf", BASE=debian, as root
 	@$(MAKE) --no-print-directory deb ARCH="$(filter-out amd64,$(ARCH)) amd64"
 	@for arch in $(filter-out amd64,$(ARCH)); do image/build $$arch "$(BASE)" || exit; done
 
+target/image/piparallel-arm64.img:
+	@$(MAKE) --no-print-directory image ARCH=arm64
+
 .PHONY: vm
-vm: ## boot the image as a pool of virtual Pis on this machine (POOL=3, as root)
+vm: target/image/piparallel-arm64.img ## boot the image as a pool of virtual Pis on this machine (POOL=3, as root)
 	@tests/setup image
-	@[ -e target/image/piparallel-arm64.img ] || $(MAKE) --no-print-directory image ARCH=arm64
 	@tests/qemu/vm --pool $(POOL)
 
 .PHONY: image-test
@@ -147,9 +149,8 @@ image-test: ## boot the image of arm64 as three virtual Pis and use them (as roo
 	cd tests/qemu && $(VENV)/bin/python -m pytest test_pool.py $(ARGS)
 
 .PHONY: board-test
-board-test: ## boot the card in QEMU's board of a Pi 3 (as root, up to an hour)
+board-test: target/image/piparallel-arm64.img ## boot the card in QEMU's board of a Pi 3 (as root, up to an hour)
 	@tests/setup image
-	@[ -e target/image/piparallel-arm64.img ] || $(MAKE) --no-print-directory image ARCH=arm64
 	@tests/setup venv $(VERSION)
 	cd tests/qemu && $(VENV)/bin/python -m pytest test_boards.py $(ARGS)
 

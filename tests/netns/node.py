@@ -218,13 +218,11 @@ def wait_said(node: Node, text: str) -> dict:
     return wait_state(node, lambda state: text in state["state"], f"says {text!r}")
 
 
-def nodes_of(controller: Node) -> dict[str, dict]:
-    """What `piparallel nodes` says, by name."""
-    return by_name(controller.run("nodes", "--json").stdout)
-
-
-def by_name(nodes: str) -> dict[str, dict]:
-    return {entry["name"]: entry for entry in json.loads(nodes)["nodes"]}
+def nodes_of(controller: Node, check: bool = True) -> dict[str, dict]:
+    """What `piparallel nodes` says, by name; without `check`, nothing of a controller that does not answer."""
+    done = controller.run("nodes", "--json", check=check)
+    nodes = json.loads(done.stdout)["nodes"] if done.returncode == 0 else []
+    return {entry["name"]: entry for entry in nodes}
 
 
 def wait_nodes(controller: Node, seconds: float = 20, **states: str) -> dict[str, dict]:
@@ -235,8 +233,7 @@ def wait_nodes(controller: Node, seconds: float = 20, **states: str) -> dict[str
     def are_there():
         nonlocal last
         # One that has just been started does not answer yet.
-        done = controller.run("nodes", "--json", check=False)
-        last = by_name(done.stdout) if done.returncode == 0 else {}
+        last = nodes_of(controller, check=False)
         return last if all(last.get(n, {}).get("state") == s for n, s in wanted.items()) else None
 
     def told():
