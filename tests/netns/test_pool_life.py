@@ -164,6 +164,9 @@ def test_drained_nodes_get_no_more_work_until_they_are_resumed(pool):
         30,
         "one engine is another process",
     )
+    refused = controller.run("restart-engines", controller.machine.name, check=False)
+    assert refused.returncode == 1
+    assert f"{controller.machine.name} runs no engines" in refused.stderr
 
 
 @pytest.mark.parametrize("how", ["stopped", "killed", "power cut"])

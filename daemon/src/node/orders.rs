@@ -96,8 +96,9 @@ impl Service {
         let own = self.own;
         let (id, name) = self.serving()?.door.with(|admission, _| {
             let id = admission.select(node)?;
-            if id != own {
-                admission.tell(id, message.clone())?;
+            match id == own {
+                true => admission.ensure_applies(id, &message)?,
+                false => admission.tell(id, message.clone())?,
             }
             Ok::<_, OperatorError>((id, name_of(admission, id)))
         })?;

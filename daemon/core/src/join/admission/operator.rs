@@ -25,7 +25,7 @@ pub enum OperatorError {
     NotFound(String),
     #[error("{0} does not belong to the pool")]
     NotAdmitted(String),
-    #[error("{0} is a laptop, it has no engines")]
+    #[error("{0} runs no engines")]
     NoEngines(String),
     #[error("{name} is the name of {}: name one of these fingerprints", fingerprints.join(" and "))]
     Several {
@@ -185,14 +185,28 @@ impl Admission {
     /// Tells a node something, now.
     ///
     /// # Errors
-    /// It is not there, or not connected.
+    /// It is not there, not connected, or it can't do that.
     pub fn tell(&mut self, id: NodeId, message: ToNode) -> Result<(), OperatorError> {
         let (name, standing, link) = self.known(id)?;
         let link = link
             .filter(|_| standing == Standing::Admitted)
             .ok_or(OperatorError::Away(name))?;
+        self.ensure_applies(id, &message)?;
         self.commands.push_back(Command::Send { link, message });
         Ok(())
+    }
+
+    /// That a node can do as it is told, by what it has reported of itself.
+    ///
+    /// # Errors
+    /// It is not there, or can't.
+    pub fn ensure_applies(&self, id: NodeId, message: &ToNode) -> Result<(), OperatorError> {
+        let (name, _, _) = self.known(id)?;
+        let wanted = self.nodes.get(&id).map(|node| node.report.engines_wanted);
+        match message {
+            ToNode::RestartEngines if wanted == Some(0) => Err(OperatorError::NoEngines(name)),
+            _ => Ok(()),
+        }
     }
 
     fn known(
