@@ -14,7 +14,7 @@ use piparallel_core::task_db::output::Output;
 use piparallel_core::task_db::parts::Parts;
 use piparallel_core::task_db::query::{Find, Query};
 use piparallel_core::task_db::record::{Queue, Reply, TaskRecord};
-use piparallel_core::task_db::{DbError, DbOp, DbReply, DbRequest, Purge, Results, TaskDb};
+use piparallel_core::task_db::{DbError, DbOp, DbReply, DbRequest, Purge, Results};
 use piparallel_core::wire::date;
 use proptest::prelude::*;
 use serde_json::{Value, json};
@@ -523,14 +523,13 @@ fn history_is_in_order_of_submission_and_output_alone_is_no_submission() {
 
 #[test]
 fn without_a_database_questions_fail_by_name_and_purging_succeeds() {
-    let mut db = TaskDb::Nothing;
-    let Ok(DbReply::Failed(error)) = db.answer(DbRequest::History) else {
+    let DbReply::Failed(error) = DbRequest::History.without_database() else {
         panic!("no failure");
     };
     assert_eq!(error.ename(), "NoData");
     assert!(matches!(
-        db.answer(DbRequest::Purge(Purge::default())),
-        Ok(DbReply::Purged { .. })
+        DbRequest::Purge(Purge::default()).without_database(),
+        DbReply::Purged { .. }
     ));
 }
 

@@ -33,7 +33,7 @@ use crate::python;
 use crate::random;
 use crate::settings::sources::Environment;
 use crate::settings::{ControllerSettings, CurveSettings, DatabaseSettings};
-use crate::store::{Store, StoreConfig};
+use crate::store::{MemoryStore, SqliteConfig, SqliteStore, Store};
 use crate::transport::{self, Security, Transport, TransportLimits};
 
 const FLUSH_PAUSE: Duration = Duration::from_millis(5);
@@ -163,14 +163,14 @@ pub async fn run(
 }
 
 impl Outside {
-    fn status(&self) -> ShellStatus {
+    fn status(&mut self) -> ShellStatus {
         let totals = self.transport.totals();
         ShellStatus {
             pid: std::process::id(),
             memory_bytes: resident_bytes(),
             lost_output: totals.lost_messages,
             refused_connections: totals.refused,
-            disk: self.store.as_ref().map(Store::status).unwrap_or_default(),
+            database: self.store.as_mut().map(Store::status).unwrap_or_default(),
         }
     }
 
@@ -299,7 +299,7 @@ impl Loop {
             }
             Command::Query { ticket, request } => {
                 let asked = store
-                    .as_ref()
+                    .as_mut()
                     .map_or(Err(DbError::NoData), |store| store.ask(ticket, request));
                 if let Err(cause) = asked {
                     let now = self.now();
@@ -368,9 +368,8 @@ impl Loop {
             sleep(FLUSH_PAUSE).await;
         }
         self.outside.engines_file.finish().await;
-        if let Some(store) = self.outside.store.take() {
-            store.stop();
-        }
+        // What waits for the disk is written.
+        self.outside.store = None;
     }
 }
 
@@ -404,8 +403,8 @@ fn machine_config(settings: &ControllerSettings, bound: &Bound) -> anyhow::Resul
             ..scheduler::Config::default()
         },
         database: match &settings.database {
-            DatabaseSettings::Memory(limits) => DatabaseKind::Memory(*limits),
-            DatabaseSettings::Sqlite { .. } => DatabaseKind::Disk,
+            DatabaseSettings::Memory(_) => DatabaseKind::Memory,
+            DatabaseSettings::Sqlite { .. } => DatabaseKind::Sqlite,
             DatabaseSettings::None => DatabaseKind::None,
         },
         engine_connection_info: connection_file::engine_info(settings, bound).into(),
@@ -418,15 +417,20 @@ fn start_store(
     settings: &ControllerSettings,
     replies: mpsc::UnboundedSender<(Ticket, DbReply)>,
 ) -> anyhow::Result<Option<Store>> {
-    let DatabaseSettings::Sqlite { path, table } = &settings.database else {
-        return Ok(None);
-    };
-    let config = StoreConfig::new(path, table);
-    let store = Store::start(config, move |ticket, reply| {
+    let reply = move |ticket, reply| {
         // Nobody waits for an answer any more when the loop has ended.
         let _ = replies.send((ticket, reply));
-    })?;
-    Ok(Some(store))
+    };
+    Ok(match &settings.database {
+        DatabaseSettings::Memory(limits) => {
+            Some(Store::Memory(MemoryStore::start(*limits, reply)?))
+        }
+        DatabaseSettings::Sqlite { path, table } => {
+            let config = SqliteConfig::new(path, table);
+            Some(Store::Sqlite(SqliteStore::start(config, reply)?))
+        }
+        DatabaseSettings::None => None,
+    })
 }
 
 fn start_transport(settings: &ControllerSettings, bound: Bound) -> anyhow::Result<Transport> {

@@ -110,7 +110,7 @@ struct Pool {
     now: Duration,
     peers: Vec<PeerId>,
     connected: u64,
-    disk: Option<MemoryDb>,
+    records: MemoryDb,
     questions: Vec<(Ticket, DbReply)>,
     dask: Vec<Ticket>,
     /// Routing frames and headers of what engines got, to be answered.
@@ -120,8 +120,10 @@ struct Pool {
 
 pub fn run(data: &[u8]) {
     let mut input = Input(data);
-    let on_disk = input.byte() % 2 == 1;
-    let mut pool = Pool::new(on_disk);
+    let mut pool = Pool::new(match input.byte() % 8 {
+        7 => DatabaseKind::None,
+        _ => DatabaseKind::Memory,
+    });
     for _ in 0..STEPS_MAX {
         if input.is_empty() {
             break;
@@ -139,7 +141,7 @@ pub fn run(data: &[u8]) {
 }
 
 impl Pool {
-    fn new(on_disk: bool) -> Self {
+    fn new(database: DatabaseKind) -> Self {
         let config = Config {
             signer: Signer::new(b""),
             session: "session".into(),
@@ -148,14 +150,7 @@ impl Pool {
             heartbeat_told: Duration::from_secs(1),
             registration_timeout: Duration::from_secs(10),
             scheduler: scheduler::Config::default(),
-            database: if on_disk {
-                DatabaseKind::Disk
-            } else {
-                DatabaseKind::Memory(MemoryLimits {
-                    records: 20,
-                    bytes: 1 << 16,
-                })
-            },
+            database,
             engine_connection_info: json!({}),
             engine_keys_are_known: false,
             restored_engines: Some(r#"{"engines":{"1":"u-1"},"next_id":2}"#.into()),
@@ -165,7 +160,10 @@ impl Pool {
             now: Duration::from_secs(1),
             peers: Vec::new(),
             connected: 0,
-            disk: on_disk.then(|| MemoryDb::new(MemoryLimits::default())),
+            records: MemoryDb::new(MemoryLimits {
+                records: 20,
+                bytes: 1 << 16,
+            }),
             questions: Vec::new(),
             dask: Vec::new(),
             requests: Vec::new(),
@@ -336,15 +334,9 @@ impl Pool {
             match command {
                 Command::Send { frames, .. } => self.note_request(frames),
                 Command::Close { peer, .. } => self.peers.retain(|other| *other != peer),
-                Command::Record(op) => {
-                    if let Some(disk) = &mut self.disk {
-                        disk.apply(op);
-                    }
-                }
+                Command::Record(op) => self.records.apply(op),
                 Command::Query { ticket, request } => {
-                    if let Some(disk) = &mut self.disk {
-                        self.questions.push((ticket, disk.answer(request)));
-                    }
+                    self.questions.push((ticket, self.records.answer(request)));
                 }
                 Command::StartDask { ticket, .. } => self.dask.push(ticket),
                 Command::Publish { .. }

@@ -8,7 +8,6 @@ use super::engines::State;
 use super::tracker::Queue;
 use crate::ids::{EngineId, MsgId};
 use crate::limits::{WAITING_BYTES_MAX, WAITING_QUERIES_MAX};
-use crate::task_db::TaskDb;
 
 impl Controller {
     /// Checks the whole state, at a cost that grows with all that is in it.
@@ -19,14 +18,11 @@ impl Controller {
         self.peers.check_invariants();
         self.engines.check_invariants();
         self.scheduler.check_invariants();
-        if let TaskDb::Memory(db) = &self.database.tasks {
-            db.check_invariants();
-        }
         self.check_engines();
         self.check_tasks();
         self.check_direct_requests();
         assert!(self.waiting_bytes <= WAITING_BYTES_MAX);
-        assert!(self.database.waiting.len() <= WAITING_QUERIES_MAX);
+        assert!(self.questions.waiting.len() <= WAITING_QUERIES_MAX);
         assert!(self.dask.len() <= WAITING_QUERIES_MAX);
     }
 

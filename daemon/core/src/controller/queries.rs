@@ -528,27 +528,26 @@ impl Controller {
         }
     }
 
-    /// Asks the database; its answer is handled now or when it comes.
+    /// Asks the database; its answer is handled when it comes.
     fn ask(&mut self, now: Now, request: DbRequest, waiting: Waiting) -> Result<(), ErrorContent> {
-        match self.database.tasks.answer(request) {
-            Ok(reply) => self.finish(now, waiting, reply),
-            Err(request) => {
-                if self.database.waiting.len() >= WAITING_QUERIES_MAX {
-                    return Err(ErrorContent::new(
-                        "RuntimeError",
-                        "too many questions wait for the task database",
-                    ));
-                }
-                let ticket = self.new_ticket();
-                self.database.waiting.insert(ticket, waiting);
-                self.commands.push_back(Command::Query { ticket, request });
-            }
+        if self.records_nothing() {
+            self.finish(now, waiting, request.without_database());
+            return Ok(());
         }
+        if self.questions.waiting.len() >= WAITING_QUERIES_MAX {
+            return Err(ErrorContent::new(
+                "RuntimeError",
+                "too many questions wait for the task database",
+            ));
+        }
+        let ticket = self.new_ticket();
+        self.questions.waiting.insert(ticket, waiting);
+        self.commands.push_back(Command::Query { ticket, request });
         Ok(())
     }
 
     pub(super) fn handle_db_reply(&mut self, now: Now, ticket: Ticket, reply: DbReply) {
-        if let Some(waiting) = self.database.waiting.remove(&ticket) {
+        if let Some(waiting) = self.questions.waiting.remove(&ticket) {
             self.finish(now, waiting, reply);
         }
     }
@@ -600,8 +599,8 @@ impl Controller {
     }
 
     fn new_ticket(&mut self) -> Ticket {
-        self.database.tickets += 1;
-        Ticket(self.database.tickets)
+        self.questions.tickets += 1;
+        Ticket(self.questions.tickets)
     }
 }
 

@@ -9,55 +9,51 @@ use super::queries::Waiting;
 use super::{Command, Controller, RequestHeader};
 use crate::clock::Now;
 use crate::ids::{EngineUuid, MsgId};
-use crate::task_db::memory::{MemoryDb, MemoryLimits};
 use crate::task_db::output::Output;
 use crate::task_db::record::{Queue, Reply, TaskRecord};
-use crate::task_db::{DbOp, TaskDb, Ticket};
+use crate::task_db::{DbOp, Ticket};
 use crate::wire::date;
 use crate::wire::header::Header;
 use crate::wire::message::Message;
 
-/// Where task records are kept.
-#[derive(Clone, Debug)]
+/// Where the shell keeps task records: see [`Command::Record`] and [`Command::Query`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum DatabaseKind {
-    /// In the shell, on disk: see [`Command::Record`] and [`Command::Query`].
-    Disk,
-    Memory(MemoryLimits),
+    Memory,
+    Sqlite,
+    /// Nowhere.
     None,
 }
 
-/// The database, and the questions that wait for its answer.
-#[derive(Debug)]
-pub(super) struct Database {
-    pub(super) tasks: TaskDb,
+/// Questions that wait for the database's answer.
+#[derive(Debug, Default)]
+pub(super) struct Questions {
     pub(super) waiting: BTreeMap<Ticket, Waiting>,
     pub(super) tickets: u64,
 }
 
-impl Database {
-    pub(super) fn new(kind: &DatabaseKind) -> Self {
-        let tasks = match kind {
-            DatabaseKind::Disk => TaskDb::Disk,
-            DatabaseKind::Memory(limits) => TaskDb::Memory(Box::new(MemoryDb::new(*limits))),
-            DatabaseKind::None => TaskDb::Nothing,
-        };
-        Self {
-            tasks,
-            waiting: BTreeMap::new(),
-            tickets: 0,
+impl DatabaseKind {
+    /// As people know it.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Memory => "memory",
+            Self::Sqlite => "sqlite",
+            Self::None => "none",
         }
     }
 }
 
 impl Controller {
-    fn record(&mut self, op: DbOp) {
-        if let Some(op) = self.database.tasks.record(op) {
+    fn record(&mut self, mut op: DbOp) {
+        if !self.records_nothing() {
+            op.detach();
             self.commands.push_back(Command::Record(op));
         }
     }
 
-    fn records_nothing(&self) -> bool {
-        matches!(self.database.tasks, TaskDb::Nothing)
+    pub(super) fn records_nothing(&self) -> bool {
+        self.config.database == DatabaseKind::None
     }
 
     pub(super) fn record_submit(

@@ -6,7 +6,7 @@ use super::Controller;
 use crate::channel::Channel;
 use crate::clock::Now;
 use crate::ids::{EngineId, EngineUuid};
-use crate::task_db::{DbStatus, TaskDb};
+use crate::task_db::DbStatus;
 
 /// One moment of a controller. What only the shell knows, it fills in.
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
@@ -48,8 +48,7 @@ pub struct ShellStatus {
     pub lost_output: u64,
     /// Connections that were refused.
     pub refused_connections: u64,
-    /// Of the database on disk.
-    pub disk: DbStatus,
+    pub database: DbStatus,
 }
 
 /// One engine.
@@ -170,13 +169,9 @@ impl Controller {
     }
 
     fn database_status(&self) -> DatabaseStatus {
-        let (kind, status) = match &self.database.tasks {
-            TaskDb::Memory(db) => ("memory", db.status()),
-            TaskDb::Disk => ("sqlite", self.shell_status.disk.clone()),
-            TaskDb::Nothing => ("none", Default::default()),
-        };
+        let status = self.shell_status.database.clone();
         DatabaseStatus {
-            kind: kind.into(),
+            kind: self.config.database.name().into(),
             records: status.records,
             bytes: status.bytes,
             culled: status.culled,

@@ -1,12 +1,9 @@
 //! The task database: one record per task, and the queries that clients ask of it.
 //!
-//! The hub describes what happens as a stream of `DbOp`s and asks `DbRequest`s. Three back ends
-//! take the same two and behave alike:
-//!
-//! * `memory::MemoryDb` lives in the hub and answers at once;
-//! * SQLite lives in the shell, on a thread of its own. The hub hands it what `TaskDb::record` and
-//!   `TaskDb::answer` return, in order, and gets each answer back under the request's `Ticket`;
-//! * none (`TaskDb::Nothing`): every question is answered with the error `NoData`.
+//! The hub describes what happens as a stream of `DbOp`s and asks `DbRequest`s, each under a
+//! `Ticket` that comes back with the answer. Both go to the shell, in order, where one of two back ends
+//! takes them on a thread of its own, and both behave alike: `memory::MemoryDb`, and SQLite. Without a
+//! database, questions are answered with the error `NoData`.
 //!
 //! What is pending is the hub's own knowledge: the database is told, and never guesses.
 //! Raw JSON that peers sent is checked when it is put into an answer, not before.
@@ -36,7 +33,6 @@ use bytes::Bytes;
 use thiserror::Error;
 
 use crate::ids::{EngineUuid, MsgId};
-use memory::MemoryDb;
 use output::Output;
 use parts::{Part, Parts};
 use query::{Find, QueryError};
@@ -226,6 +222,21 @@ impl DbError {
     }
 }
 
+impl DbRequest {
+    /// The answer where there is no database.
+    #[must_use]
+    pub fn without_database(&self) -> DbReply {
+        match self {
+            Self::Purge(_) => DbReply::Purged {
+                missing: Vec::new(),
+            },
+            Self::Find(_) | Self::History | Self::Requests(_) | Self::Results(_) => {
+                DbReply::Failed(DbError::NoData)
+            }
+        }
+    }
+}
+
 impl Results {
     /// The ids to look up, in the order of the answer.
     #[must_use]
@@ -278,53 +289,6 @@ impl StoredRequest {
             metadata: Bytes::copy_from_slice(parts.metadata()),
             content: Bytes::copy_from_slice(parts.content()),
             buffers: parts.buffers().map(Part::to_bytes).collect(),
-        }
-    }
-}
-
-/// Where the hub's records are kept.
-#[derive(Debug)]
-pub enum TaskDb {
-    /// In the shell: what `record` and `answer` return goes there.
-    Disk,
-    Memory(Box<MemoryDb>),
-    Nothing,
-}
-
-impl TaskDb {
-    /// Notes what happened. An operation that comes back is to be handed to the database on disk.
-    #[must_use]
-    pub fn record(&mut self, mut op: DbOp) -> Option<DbOp> {
-        match self {
-            Self::Disk => {
-                op.detach();
-                Some(op)
-            }
-            Self::Memory(db) => {
-                db.apply(op);
-                None
-            }
-            Self::Nothing => None,
-        }
-    }
-
-    /// Answers a question at once.
-    ///
-    /// # Errors
-    /// The question comes back: it is to be asked of the database on disk, under a ticket.
-    pub fn answer(&mut self, request: DbRequest) -> Result<DbReply, DbRequest> {
-        match self {
-            Self::Disk => Err(request),
-            Self::Memory(db) => Ok(db.answer(request)),
-            Self::Nothing => Ok(match request {
-                DbRequest::Purge(_) => DbReply::Purged {
-                    missing: Vec::new(),
-                },
-                DbRequest::Find(_)
-                | DbRequest::History
-                | DbRequest::Requests(_)
-                | DbRequest::Results(_) => DbReply::Failed(DbError::NoData),
-            }),
         }
     }
 }

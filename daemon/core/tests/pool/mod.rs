@@ -15,7 +15,7 @@ use piparallel_core::clock::Now;
 use piparallel_core::controller::{Command, Config, Controller, DatabaseKind, Event};
 use piparallel_core::ids::PeerId;
 use piparallel_core::scheduler;
-use piparallel_core::task_db::memory::MemoryLimits;
+use piparallel_core::task_db::memory::{MemoryDb, MemoryLimits};
 use piparallel_core::wire::date;
 use piparallel_core::wire::message::{DELIMITER, Message};
 use piparallel_core::wire::sign::Signer;
@@ -65,6 +65,7 @@ pub struct Pool {
     pub drained: Vec<PublicKey>,
     pub shut_down: bool,
     pub saved_engines: Option<String>,
+    records: MemoryDb,
 }
 
 /// The connections of one engine.
@@ -103,7 +104,7 @@ pub fn config() -> Config {
         heartbeat_told: Duration::from_secs(10),
         registration_timeout: Duration::from_secs(30),
         scheduler: scheduler::Config::default(),
-        database: DatabaseKind::Memory(MemoryLimits::default()),
+        database: DatabaseKind::Memory,
         engine_connection_info: json!({}),
         engine_keys_are_known: false,
         restored_engines: None,
@@ -130,6 +131,7 @@ impl Pool {
             drained: Vec::new(),
             shut_down: false,
             saved_engines: None,
+            records: MemoryDb::new(MemoryLimits::default()),
         }
     }
 
@@ -179,10 +181,14 @@ impl Pool {
                 Command::SaveEngines(text) => self.saved_engines = Some(text),
                 Command::Drained { curve_key } => self.drained.push(curve_key),
                 Command::Shutdown => self.shut_down = true,
-                Command::Record(_)
-                | Command::Query { .. }
-                | Command::StartDask { .. }
-                | Command::StopDask => {}
+                Command::Record(op) => self.records.apply(op),
+                Command::Query { ticket, request } => {
+                    let reply = self.records.answer(request);
+                    let now = self.now();
+                    self.controller
+                        .handle_event(now, Event::DbReply { ticket, reply });
+                }
+                Command::StartDask { .. } | Command::StopDask => {}
             }
         }
     }

@@ -25,7 +25,7 @@ use crate::reference::{End, Reference};
 pub enum Step {
     Client(u32),
     ControllerStart,
-    Disk(u64, Ticket, DbReply),
+    DbReply(u64, Ticket, DbReply),
     Drain,
     Engine(u32, EngineStep),
     EngineStart,
@@ -67,7 +67,7 @@ pub struct World {
     engines: BTreeMap<u32, Engine>,
     peers_started: u32,
     saved: Option<String>,
-    disk: MemoryDb,
+    records: MemoryDb,
     crashes: usize,
     pub events: usize,
 }
@@ -102,7 +102,7 @@ impl World {
             engines: BTreeMap::new(),
             peers_started: 0,
             saved: None,
-            disk: MemoryDb::new(MemoryLimits::default()),
+            records: MemoryDb::new(MemoryLimits::default()),
             crashes: 0,
             events: 0,
         };
@@ -198,7 +198,7 @@ impl World {
                 }
             }
             Step::ControllerStart => self.start_controller(),
-            Step::Disk(incarnation, ticket, reply) => {
+            Step::DbReply(incarnation, ticket, reply) => {
                 if incarnation == self.incarnation {
                     self.tell(Event::DbReply { ticket, reply });
                 }
@@ -376,11 +376,11 @@ impl World {
                 }
                 Command::Record(op) => self.record(op),
                 Command::Query { ticket, request } => {
-                    let reply = self.disk.answer(request);
+                    let reply = self.records.answer(request);
                     let time = self.outside.chance.millis(0, 50);
                     self.outside
                         .clock
-                        .after(time, Step::Disk(self.incarnation, ticket, reply));
+                        .after(time, Step::DbReply(self.incarnation, ticket, reply));
                 }
                 Command::SaveEngines(text) => {
                     self.outside.note(|| format!("saved: {text}"));
@@ -400,6 +400,7 @@ impl World {
         if let Some(controller) = &self.controller {
             controller.check_invariants();
         }
+        self.records.check_invariants();
         for peer in congested {
             self.outside.note(|| format!("{peer} is congested"));
             self.mark_told(peer, true);
@@ -434,7 +435,7 @@ impl World {
             }
             DbOp::Assign { .. } | DbOp::Output { .. } | DbOp::Resubmitted { .. } => {}
         }
-        self.disk.apply(op);
+        self.records.apply(op);
     }
 
     fn check_sent(&mut self, peer: PeerId, frames: &[bytes::Bytes]) {
@@ -495,6 +496,9 @@ impl World {
         self.controller = None;
         self.outside.net.controller_crashed();
         let on_disk = self.outside.on_disk;
+        if !on_disk {
+            self.records = MemoryDb::new(MemoryLimits::default());
+        }
         self.outside.reference.crash(self.saved.as_deref(), on_disk);
         for client in self.clients.values_mut() {
             client.disturbed();
@@ -732,10 +736,9 @@ fn config(seed: u64, signer: Signer, on_disk: bool) -> Config {
         heartbeat_told: Duration::from_secs(1),
         registration_timeout: Duration::from_secs(10),
         scheduler,
-        database: if on_disk {
-            DatabaseKind::Disk
-        } else {
-            DatabaseKind::Memory(MemoryLimits::default())
+        database: match on_disk {
+            true => DatabaseKind::Sqlite,
+            false => DatabaseKind::Memory,
         },
         engine_connection_info: json!({}),
         engine_keys_are_known: false,

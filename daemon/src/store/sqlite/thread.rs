@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use piparallel_core::task_db::{DbError, DbReply, DbRequest, Ticket};
 use rusqlite::ErrorCode;
 
-use super::StoreConfig;
+use super::SqliteConfig;
 use super::database::{AnswerError, Database};
 use super::queue::{Batch, Item, Queue};
 use super::rows::{Changes, Rows};
@@ -14,7 +14,7 @@ use super::schema::OpenError;
 
 /// Owns the connection, or the reason why there is none.
 pub(super) struct Writer<R> {
-    config: StoreConfig,
+    config: SqliteConfig,
     queue: Arc<Queue>,
     reply: R,
     rows: Rows,
@@ -37,7 +37,7 @@ const RETRY_MAX: Duration = Duration::from_secs(300);
 impl<R: Fn(Ticket, DbReply)> Writer<R> {
     /// Opens the file. A disk that fails leaves recording off.
     pub(super) fn open(
-        config: StoreConfig,
+        config: SqliteConfig,
         queue: Arc<Queue>,
         reply: R,
     ) -> Result<Self, OpenError> {
@@ -196,7 +196,7 @@ impl<R: Fn(Ticket, DbReply)> Writer<R> {
 }
 
 /// Names the cause and the remedy.
-fn describe(error: &OpenError, config: &StoreConfig) -> String {
+fn describe(error: &OpenError, config: &SqliteConfig) -> String {
     let path = config.path.display();
     let OpenError::Unusable(error) = error else {
         return error.to_string();

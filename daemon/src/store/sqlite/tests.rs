@@ -25,7 +25,7 @@ const PATIENCE: Duration = Duration::from_secs(30);
 
 struct Fixture {
     dir: tempfile::TempDir,
-    store: Option<Store>,
+    store: Option<SqliteStore>,
     replies: Receiver<(Ticket, DbReply)>,
 }
 
@@ -34,11 +34,11 @@ impl Fixture {
         Self::at(tempfile::tempdir().unwrap(), |_| {})
     }
 
-    fn at(dir: tempfile::TempDir, change: impl Fn(&mut StoreConfig)) -> Self {
+    fn at(dir: tempfile::TempDir, change: impl Fn(&mut SqliteConfig)) -> Self {
         let mut config = config(dir.path());
         change(&mut config);
         let (sender, replies) = mpsc::channel();
-        let store = Store::start(config, move |ticket, reply| {
+        let store = SqliteStore::start(config, move |ticket, reply| {
             sender.send((ticket, reply)).unwrap();
         });
         Self {
@@ -48,12 +48,13 @@ impl Fixture {
         }
     }
 
-    fn reopen(mut self, change: impl Fn(&mut StoreConfig)) -> Self {
-        self.store.take().unwrap().stop();
+    fn reopen(mut self, change: impl Fn(&mut SqliteConfig)) -> Self {
+        // What waits is written.
+        self.store = None;
         Self::at(self.dir, change)
     }
 
-    fn store(&self) -> &Store {
+    fn store(&self) -> &SqliteStore {
         self.store.as_ref().unwrap()
     }
 
@@ -85,8 +86,8 @@ impl Fixture {
     }
 }
 
-fn config(dir: &Path) -> StoreConfig {
-    StoreConfig::new(&dir.join(DEFAULT_FILENAME), DEFAULT_TABLE)
+fn config(dir: &Path) -> SqliteConfig {
+    SqliteConfig::new(&dir.join(DEFAULT_FILENAME), DEFAULT_TABLE)
 }
 
 fn submit(msg_id: &str, at: i64, label: &Value, buffer: &'static [u8]) -> DbOp {
@@ -311,16 +312,16 @@ fn a_newer_file_or_a_strange_table_is_refused_at_the_start() {
         .unwrap()
         .pragma_update(None, "user_version", 99)
         .unwrap();
-    let error = Store::start(config(dir.path()), |_, _| {}).unwrap_err();
+    let error = SqliteStore::start(config(dir.path()), |_, _| {}).unwrap_err();
     assert!(
         error.to_string().contains("written by a newer piparallel"),
         "{error}"
     );
-    let strange = StoreConfig {
+    let strange = SqliteConfig {
         table: "a\"b".to_owned(),
         ..config(dir.path())
     };
-    assert!(Store::start(strange, |_, _| {}).is_err());
+    assert!(SqliteStore::start(strange, |_, _| {}).is_err());
 }
 
 #[test]

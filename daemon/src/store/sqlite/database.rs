@@ -10,7 +10,7 @@ use piparallel_core::task_db::{DbError, DbReply, DbRequest, Hint, Purge, Results
 use rusqlite::{Connection, OptionalExtension, Statement, TransactionBehavior};
 use rusqlite::{params, params_from_iter};
 
-use super::StoreConfig;
+use super::SqliteConfig;
 use super::rows::{COLUMNS, Changes, Rows, Sides};
 use super::schema::{self, OpenError};
 use super::select::where_clause;
@@ -53,7 +53,7 @@ impl From<DbError> for AnswerError {
 }
 
 impl Database {
-    pub(super) fn open(config: &StoreConfig) -> Result<Self, OpenError> {
+    pub(super) fn open(config: &SqliteConfig) -> Result<Self, OpenError> {
         let connection = schema::open(&config.path, &config.table)?;
         let mut database = Self {
             connection,
@@ -79,7 +79,7 @@ impl Database {
         &mut self,
         rows: &Rows,
         changes: &Changes,
-        config: &StoreConfig,
+        config: &SqliteConfig,
     ) -> rusqlite::Result<Outcome> {
         let change = self
             .connection

@@ -14,7 +14,7 @@ use thiserror::Error;
 
 /// Why a file was not opened.
 #[derive(Debug, Error)]
-pub enum OpenError {
+pub(super) enum OpenError {
     /// A table of that name belongs to another program.
     #[error(
         "{path} has a table '{table}' that piparallel did not make (stock ipyparallel?): choose \
