@@ -1,5 +1,7 @@
 //! The controller role.
 
+/// From settings to the parts of a controller.
+mod assemble;
 /// Binding of all sockets.
 pub mod bind;
 /// One controller for each profile.

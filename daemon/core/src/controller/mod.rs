@@ -6,6 +6,7 @@
 //! | file             | decides                                                      |
 //! |------------------|--------------------------------------------------------------|
 //! | `peers`          | who is connected, and who may use a routing id               |
+//! | `incoming`       | what of a message is accepted, and whose it is               |
 //! | `registration`   | engines come, go and come back                               |
 //! | `relay`          | mux, control, iopub                                          |
 //! | `tasks`          | load-balanced tasks, through `crate::scheduler`            |
@@ -19,23 +20,20 @@
 //! It does not know sockets, files, SQLite or the time of day; tests are in `tests/` and the
 //! simulation in `tests/sim`.
 
-use std::borrow::Cow;
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 
-use crate::channel::{Channel, SocketType};
+use crate::channel::Channel;
 use crate::clock::Now;
-use crate::ids::{MsgId, PeerId};
-use crate::limits::{ID_LENGTH_MAX, REPLAY_MEMORY};
+use crate::ids::PeerId;
+use crate::limits::REPLAY_MEMORY;
 use crate::scheduler::{self, TaskScheduler};
 use crate::task_db::Ticket;
-use crate::wire::date;
-use crate::wire::header::Header;
 use crate::wire::message::Message;
-use crate::wire::sign::{ReplayGuard, SignatureError, Signer};
+use crate::wire::sign::{ReplayGuard, Signer};
 
 mod broadcast;
 pub(crate) mod complaints;
@@ -44,6 +42,7 @@ mod draining;
 mod engines;
 mod event;
 mod heartbeat;
+mod incoming;
 mod invariants;
 mod news;
 mod peers;
@@ -51,6 +50,7 @@ mod queries;
 mod records;
 mod registration;
 mod relay;
+mod request;
 mod status;
 mod tasks;
 mod tracker;
@@ -67,6 +67,7 @@ use engines::Engines;
 use heartbeat::HeartMonitor;
 use news::News;
 use peers::{Admission, Peer, Peers};
+use request::RequestHeader;
 use tracker::Tracker;
 
 /// What a controller runs with.
@@ -128,52 +129,6 @@ pub struct Controller {
     /// The session of the latest request.
     latest_session: Arc<str>,
     shell_status: ShellStatus,
-}
-
-/// The parts of a header that outlive the message.
-#[derive(Debug)]
-struct RequestHeader {
-    msg_id: MsgId,
-    msg_type: Cow<'static, str>,
-    /// Of the client; shared by requests that come one after the other.
-    session: Arc<str>,
-    /// Microseconds since 1970 (UTC), if it says.
-    date: Option<i64>,
-}
-
-/// What nearly all requests are: their types need no memory.
-const COMMON_TYPES: [&str; 2] = ["apply_request", "execute_request"];
-
-impl RequestHeader {
-    /// Reads a header. `latest` is a session that is likely to be this one.
-    fn parse(json: &[u8], latest: &Arc<str>) -> Result<Self, serde_json::Error> {
-        let header = Header::parse(json)?;
-        let common = COMMON_TYPES.into_iter().find(|t| *t == header.msg_type);
-        Ok(Self {
-            msg_id: MsgId::new(&header.msg_id),
-            msg_type: common.map_or_else(|| header.msg_type.into_owned().into(), Cow::Borrowed),
-            session: if **latest == *header.session {
-                Arc::clone(latest)
-            } else {
-                Arc::from(&*header.session)
-            },
-            date: date::parse(&header.date),
-        })
-    }
-
-    /// Whether a reply follows. A `comm_msg`, say, has none.
-    fn expects_reply(&self) -> bool {
-        self.msg_type.ends_with("_request")
-    }
-
-    /// The reply type that a client expects from the schedulers; it knows only these two.
-    fn reply_type(&self) -> &'static str {
-        if self.msg_type == "execute_request" {
-            "execute_reply"
-        } else {
-            "apply_reply"
-        }
-    }
 }
 
 impl Controller {
@@ -388,157 +343,6 @@ impl Controller {
         {
             self.offer(now, engine);
         }
-    }
-
-    fn handle_message(&mut self, now: Now, from: PeerId, frames: Vec<Bytes>) {
-        let Some(peer) = self.peers.get(from) else {
-            return;
-        };
-        let channel = peer.channel;
-        if !peer.admitted {
-            return self
-                .complaints
-                .warn(now.monotonic, "message before admission", || {
-                    format!(
-                        "dropped a message on {} from a connection whose routing id is taken",
-                        channel.name()
-                    )
-                });
-        }
-        self.messages += 1;
-        if channel == Channel::HbPong {
-            return self.handle_pong(now, from, &frames);
-        }
-        let Some(message) = self.accept(now, from, channel, frames) else {
-            return;
-        };
-        match channel {
-            Channel::Registration => self.handle_query(now, from, &message),
-            Channel::MuxClient | Channel::ControlClient => {
-                self.handle_direct_request(now, from, channel, message)
-            }
-            Channel::MuxEngine | Channel::ControlEngine => {
-                self.handle_direct_reply(now, from, channel, message)
-            }
-            Channel::TaskClient => self.handle_task(now, from, message),
-            Channel::TaskEngine => self.handle_task_reply(now, from, message),
-            Channel::BroadcastClient => self.handle_broadcast(now, from, &message),
-            Channel::BroadcastEngine => self.handle_broadcast_reply(now, from, message),
-            Channel::IopubEngine => self.handle_output(now, from, message),
-            // Peers of publishing sockets only subscribe, and pongs were taken above.
-            Channel::Notification | Channel::IopubClient | Channel::HbPing | Channel::HbPong => {}
-        }
-    }
-
-    /// Takes a message apart and checks its signature. What is refused is logged, and answered if it
-    /// came from a client.
-    fn accept(
-        &mut self,
-        now: Now,
-        from: PeerId,
-        channel: Channel,
-        frames: Vec<Bytes>,
-    ) -> Option<Message> {
-        let message = match Message::parse(frames) {
-            Ok(message) => message,
-            Err(cause) => {
-                let address = self.address_of(from);
-                self.complaints.warn(now.monotonic, "unreadable message", || {
-                    format!("a message from {address} on {} is not one of this protocol: {cause}; dropped", channel.name())
-                });
-                return None;
-            }
-        };
-        match self.check_signature(&message) {
-            Ok(()) => Some(message),
-            Err(cause) => {
-                self.refuse_signature(now, from, channel, &message, cause);
-                None
-            }
-        }
-    }
-
-    fn check_signature(&mut self, message: &Message) -> Result<(), SignatureError> {
-        match self
-            .composer
-            .signer()
-            .verify(message.signature(), message.signed_parts())?
-        {
-            Some(digest) => self.replays.admit(&digest),
-            None => Ok(()),
-        }
-    }
-
-    fn refuse_signature(
-        &mut self,
-        now: Now,
-        from: PeerId,
-        channel: Channel,
-        message: &Message,
-        cause: SignatureError,
-    ) {
-        let address = self.address_of(from);
-        self.complaints.warn(now.monotonic, "signature", || {
-            format!(
-                "a message from {address} on {} was refused: {cause}",
-                channel.name()
-            )
-        });
-        let Ok(request) = RequestHeader::parse(message.header(), &self.latest_session) else {
-            return;
-        };
-        let error = ErrorContent::new(
-            "ValueError",
-            format!("the controller refused this message: {cause}"),
-        );
-        if channel == Channel::Registration {
-            self.send_reply(
-                now,
-                from,
-                "hub_error",
-                Some(message.header()),
-                compose::json(&error),
-            );
-        } else if channel.socket_type() == SocketType::Router
-            && channel.side() == crate::channel::Side::Client
-        {
-            self.reply_error(now, from, message, &request, None, &error);
-        }
-    }
-
-    fn address_of(&self, peer: PeerId) -> String {
-        self.peers
-            .get(peer)
-            .map_or_else(|| "a closed connection".into(), |peer| peer.address.clone())
-    }
-
-    /// Reads a request's header; what cannot be read is logged.
-    fn request_header(
-        &mut self,
-        now: Now,
-        from: PeerId,
-        message: &Message,
-    ) -> Option<RequestHeader> {
-        match RequestHeader::parse(message.header(), &self.latest_session) {
-            Ok(header)
-                if !header.msg_id.as_str().is_empty()
-                    && header.msg_id.as_str().len() <= ID_LENGTH_MAX =>
-            {
-                self.latest_session = Arc::clone(&header.session);
-                Some(header)
-            }
-            _ => {
-                self.complain_unreadable(now, from, "header");
-                None
-            }
-        }
-    }
-
-    fn complain_unreadable(&mut self, now: Now, from: PeerId, part: &'static str) {
-        let address = self.address_of(from);
-        self.complaints.warn(now.monotonic, "unreadable part", || {
-            format!("the {part} of a message from {address} is not what this protocol has there; dropped")
-        });
     }
 
     /// Answers a hub query: a message of `msg_type` to one peer of `registration`.
