@@ -26,36 +26,33 @@ mod error;
 mod frame;
 /// The first 64 bytes.
 mod greeting;
+/// From the greeting to the first message.
+mod handshake;
 /// Bytes that come.
 mod intake;
 /// What peers say of themselves.
 mod metadata;
 /// Bytes that go.
 mod outbox;
-
-use std::mem;
+/// What follows the handshake.
+mod traffic;
 
 use bytes::buf::Limit;
-use bytes::{Buf, BufMut, Bytes};
+use bytes::{BufMut, Bytes};
 
 pub use self::curve::{PublicKey, SecretKey};
 pub use self::error::Error;
 pub use self::intake::{ReadPool, detach};
 pub use self::outbox::{Loss, Outbox};
 
-use self::command::{Command, expect, put_command};
 use self::curve::{Client, ENTROPY, Server, Session};
-use self::frame::{COMMAND, Header, MORE, put_header};
+use self::frame::MORE;
 use self::greeting::{GREETING, Greeting, greeting};
+use self::handshake::{Deciding, Opening, check_handshake};
 use self::intake::Intake;
-use self::metadata::{Metadata, put_metadata};
+use self::metadata::put_metadata;
 use crate::channel::SocketType;
-use crate::limits::{
-    COMMAND_BYTES_MAX, FRAME_OVERHEAD, FRAMES_PER_MESSAGE_MAX, LARGE_FRAME, PONG_BACKLOG_MAX,
-};
-
-/// Frames of a usual request: route, delimiter, signature, four parts, three or four buffers.
-const FRAMES_USUAL: usize = 12;
+use crate::limits::{COMMAND_BYTES_MAX, FRAME_OVERHEAD};
 
 /// Chance that a connection needs, drawn anew for each.
 pub type Entropy = [u8; ENTROPY];
@@ -147,21 +144,6 @@ enum State {
     Over,
 }
 
-/// What is needed until the mechanism starts.
-struct Opening {
-    mechanism: Mechanism,
-    metadata: Vec<u8>,
-    entropy: Entropy,
-}
-
-/// A CURVE client that waits for our decision.
-struct Deciding {
-    server: Server,
-    metadata: Vec<u8>,
-    key: PublicKey,
-    peer: Metadata,
-}
-
 impl Link {
     /// Begins a connection: the greeting goes to `out`.
     #[must_use]
@@ -217,28 +199,6 @@ impl Link {
             self.state = State::Over;
         }
         result
-    }
-
-    /// Lets the client of an [`Event::Authorize`] in, or not.
-    ///
-    /// # Errors
-    /// It was not let in: [`Error::KeyRefused`]; `out` tells it so.
-    pub fn authorize(&mut self, allowed: bool, out: &mut Outbox) -> Result<Option<Event>, Error> {
-        let deciding = match mem::replace(&mut self.state, State::Over) {
-            State::Deciding(deciding) => *deciding,
-            other => {
-                self.state = other;
-                return Ok(None);
-            }
-        };
-        if !allowed {
-            // The status of the ZAP protocol, which libzmq reports as a failed authentication.
-            out.put(16, |tail| put_command(tail, "ERROR", b"\x03400"));
-            out.end_message();
-            return Err(Error::KeyRefused(deciding.key));
-        }
-        self.state = State::Curve(deciding.server.ready(&deciding.metadata, out)?);
-        Ok(Some(ready(deciding.peer, Some(deciding.key))))
     }
 
     /// Appends a message. Does nothing before [`Event::Ready`].
@@ -299,260 +259,6 @@ impl Link {
             }
         }
     }
-
-    fn handle_greeting(&mut self, theirs: &Greeting, out: &mut Outbox) -> Result<(), Error> {
-        let State::Greeting(opening) = mem::replace(&mut self.state, State::Over) else {
-            return Ok(());
-        };
-        self.minor = theirs.minor;
-        let Opening {
-            mechanism,
-            metadata,
-            entropy,
-        } = *opening;
-        check_mechanism(&mechanism, theirs)?;
-        self.state = match mechanism {
-            Mechanism::Null => {
-                out.put(metadata.len() + 16, |tail| {
-                    put_command(tail, "READY", &metadata);
-                });
-                out.end_message();
-                State::Ready
-            }
-            Mechanism::CurveServer { secrets } => {
-                State::Server(Box::new(Server::new(secrets, &entropy)), metadata)
-            }
-            Mechanism::CurveClient { secret, server } => {
-                let client = Client::new(secret, server, &entropy, out)?;
-                State::Client(Box::new(client), metadata)
-            }
-        };
-        Ok(())
-    }
-
-    fn handle_handshake(&mut self, body: &[u8], out: &mut Outbox) -> Result<Option<Event>, Error> {
-        match mem::replace(&mut self.state, State::Over) {
-            State::Ready => {
-                let peer = Metadata::parse(expect(body, "READY")?, self.socket_type)?;
-                self.state = State::Clear;
-                Ok(Some(ready(peer, None)))
-            }
-            State::Server(mut server, metadata) => {
-                let Some(initiated) = server.handle_command(body, out)? else {
-                    self.state = State::Server(server, metadata);
-                    return Ok(None);
-                };
-                let (key, server_key) = (initiated.key, initiated.server);
-                self.state = State::Deciding(Box::new(Deciding {
-                    server: *server,
-                    metadata,
-                    key,
-                    peer: Metadata::parse(&initiated.metadata, self.socket_type)?,
-                }));
-                Ok(Some(Event::Authorize {
-                    client: key,
-                    server: server_key,
-                }))
-            }
-            State::Client(mut client, metadata) => {
-                let Some((theirs, session)) = client.handle_command(body, &metadata, out)? else {
-                    self.state = State::Client(client, metadata);
-                    return Ok(None);
-                };
-                let peer = Metadata::parse(&theirs, self.socket_type)?;
-                self.state = State::Curve(session);
-                Ok(Some(ready(peer, None)))
-            }
-            State::Greeting(_)
-            | State::Deciding(_)
-            | State::Clear
-            | State::Curve(_)
-            | State::Over => Ok(None),
-        }
-    }
-
-    fn next_traffic(&mut self, out: &mut Outbox) -> Result<Option<Event>, Error> {
-        loop {
-            let max = self.message_bytes_max;
-            let left = max.saturating_sub(self.message_bytes + FRAME_OVERHEAD);
-            let encrypted = matches!(self.state, State::Curve(_));
-            let check = |header: &Header| check_traffic(header, left, max, encrypted);
-            let Some(frame) = self.intake.next_frame(check)? else {
-                return Ok(None);
-            };
-            let (more, command, body) = match &mut self.state {
-                State::Curve(session) => {
-                    let opened = session.open(frame.body)?;
-                    (opened.more, opened.command, opened.body)
-                }
-                _ => {
-                    let header = frame.header;
-                    (header.more, header.command, frame.body.freeze(0))
-                }
-            };
-            let event = if command {
-                self.handle_command(body, out)?
-            } else {
-                self.handle_frame(more, body)?
-            };
-            if event.is_some() {
-                return Ok(event);
-            }
-        }
-    }
-
-    fn handle_frame(&mut self, more: bool, body: Bytes) -> Result<Option<Event>, Error> {
-        self.message_bytes += body.len() + FRAME_OVERHEAD;
-        if self.frames.is_empty() {
-            self.frames.reserve(FRAMES_USUAL);
-        }
-        self.frames.push(body);
-        if more {
-            if self.frames.len() >= FRAMES_PER_MESSAGE_MAX {
-                return Err(Error::TooManyFrames(FRAMES_PER_MESSAGE_MAX));
-            }
-            return Ok(None);
-        }
-        self.message_bytes = 0;
-        self.detached = 0;
-        let frames = mem::take(&mut self.frames);
-        Ok(match self.socket_type {
-            SocketType::Pub | SocketType::XPub => subscription(&frames),
-            SocketType::Dealer | SocketType::Router | SocketType::Sub | SocketType::XSub => {
-                Some(Event::Message(frames))
-            }
-        })
-    }
-
-    fn handle_command(&mut self, body: Bytes, out: &mut Outbox) -> Result<Option<Event>, Error> {
-        Ok(match Command::parse(body)? {
-            Some(Command::Subscribe(prefix)) => Some(Event::Subscribe(prefix)),
-            Some(Command::Cancel(prefix)) => Some(Event::Unsubscribe(prefix)),
-            Some(Command::Ping { context }) => {
-                if out.len() < PONG_BACKLOG_MAX {
-                    self.put_traffic_command("PONG", &context, out);
-                }
-                None
-            }
-            Some(Command::Pong) => Some(Event::Pong),
-            None => None,
-        })
-    }
-
-    fn put_frame(&mut self, flags: u8, body: &Bytes, out: &mut Outbox) {
-        match &mut self.state {
-            State::Curve(session) => session.seal(flags, &[body], out),
-            State::Clear if body.len() < LARGE_FRAME => {
-                out.put(frame::HEADER_MAX + body.len(), |tail| {
-                    put_header(tail, flags, body.len());
-                    tail.extend_from_slice(body);
-                });
-            }
-            State::Clear => {
-                out.put(frame::HEADER_MAX, |tail| {
-                    put_header(tail, flags, body.len());
-                });
-                out.push(body.clone());
-            }
-            _ => {}
-        }
-    }
-
-    fn put_traffic_command(&mut self, name: &str, rest: &[u8], out: &mut Outbox) {
-        match &mut self.state {
-            State::Curve(session) => {
-                let parts = [&[name.len() as u8], name.as_bytes(), rest];
-                session.seal(COMMAND, &parts, out);
-            }
-            State::Clear => out.put(16 + rest.len(), |tail| put_command(tail, name, rest)),
-            _ => {}
-        }
-        out.end_message();
-    }
-}
-
-fn ready(peer: Metadata, curve_key: Option<PublicKey>) -> Event {
-    Event::Ready {
-        socket_type: peer.socket_type,
-        identity: peer.identity,
-        curve_key,
-    }
-}
-
-/// Subscriptions of ZMTP 3.0 are messages: 1 or 0, then the prefix. Other messages to a PUB socket
-/// have no meaning.
-fn subscription(frames: &[Bytes]) -> Option<Event> {
-    let [frame] = frames else {
-        return None;
-    };
-    let mut prefix = frame.clone();
-    match prefix.first() {
-        Some(1) => {
-            prefix.advance(1);
-            Some(Event::Subscribe(prefix))
-        }
-        Some(0) => {
-            prefix.advance(1);
-            Some(Event::Unsubscribe(prefix))
-        }
-        _ => None,
-    }
-}
-
-fn check_mechanism(ours: &Mechanism, theirs: &Greeting) -> Result<(), Error> {
-    if ours.name() != theirs.mechanism {
-        let hint = match (ours, theirs.mechanism.as_str()) {
-            (Mechanism::CurveServer { .. }, "NULL") => {
-                ": its connection file is from an unencrypted pool, or lacks curve_serverkey"
-            }
-            (Mechanism::Null, "CURVE") => {
-                ": its connection file is from an encrypted pool, this one is not encrypted"
-            }
-            _ => "",
-        };
-        return Err(Error::Mechanism {
-            ours: ours.name(),
-            theirs: theirs.mechanism.clone(),
-            hint,
-        });
-    }
-    // libzmq leaves the byte at zero, on servers too: only what it says is worth something.
-    if matches!(ours, Mechanism::CurveServer { .. }) && theirs.as_server {
-        return Err(Error::TwoServers);
-    }
-    Ok(())
-}
-
-fn check_handshake(header: &Header) -> Result<usize, Error> {
-    if !header.command {
-        return Err(Error::Unexpected {
-            expected: "a handshake command",
-            got: "a message".to_owned(),
-        });
-    }
-    bounded(header.body, COMMAND_BYTES_MAX).ok_or(Error::CommandTooLarge {
-        claimed: header.body,
-        max: COMMAND_BYTES_MAX,
-    })
-}
-
-fn check_traffic(
-    header: &Header,
-    left: usize,
-    max: usize,
-    encrypted: bool,
-) -> Result<usize, Error> {
-    if header.command && !encrypted {
-        return bounded(header.body, COMMAND_BYTES_MAX).ok_or(Error::CommandTooLarge {
-            claimed: header.body,
-            max: COMMAND_BYTES_MAX,
-        });
-    }
-    let overhead = if encrypted { curve::OVERHEAD } else { 0 };
-    bounded(header.body, left.saturating_add(overhead)).ok_or(Error::MessageTooLarge {
-        claimed: header.body,
-        max,
-    })
 }
 
 fn bounded(claimed: u64, max: usize) -> Option<usize> {

@@ -1,6 +1,8 @@
 use proptest::prelude::*;
 
+use super::command::put_command;
 use super::*;
+use crate::limits::{FRAMES_PER_MESSAGE_MAX, LARGE_FRAME, PONG_BACKLOG_MAX};
 
 const MAX: usize = 64 << 20;
 
