@@ -1,3 +1,5 @@
+use std::mem;
+
 use proptest::prelude::*;
 
 use super::command::put_command;
