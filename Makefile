@@ -52,7 +52,7 @@ test: ## run every test, with a summary at the end
 
 .PHONY: appliance-test
 appliance-test: ## build and test what a Pi gets: static programs, packages, the card in virtual machines (as root, an hour)
-	@tests/tiers cross-test deb-test image-test
+	@tests/tiers cross-test image-test deb-test
 
 .PHONY: unit
 unit: ## run the tests of the Rust code, the simulation among them

@@ -126,6 +126,12 @@ pub const DISK_RECORDS: u64 = 100_000;
 /// Bytes that the database on disk keeps unless told otherwise: an SD card has other uses.
 pub const DISK_BYTES: u64 = 1024 * 1024 * 1024;
 
+/// Changes and questions that wait for the database in memory; the router then waits for it. 64 of the bundles that it is handed.
+pub const MEMORY_QUEUE_ITEMS: usize = 16_384;
+
+/// Bytes that wait for the database in memory; one bundle more may wait.
+pub const MEMORY_QUEUE_BYTES: usize = 16 * 1024 * 1024;
+
 /// Operations that wait for the disk. A card that stalls for a second must not lose records.
 pub const DISK_QUEUE_OPS: usize = 50_000;
 

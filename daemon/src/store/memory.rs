@@ -6,31 +6,23 @@
 
 use std::mem;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::thread::JoinHandle;
 
+use piparallel_core::limits::{MEMORY_QUEUE_BYTES, MEMORY_QUEUE_ITEMS};
 use piparallel_core::task_db::memory::{MemoryDb, MemoryLimits};
 use piparallel_core::task_db::{DbOp, DbReply, DbRequest, DbStatus, Ticket};
+
+use super::{DbThread, Item};
 
 /// Changes in a bundle, and their bytes: waking the thread costs about as much as ten changes.
 const BUNDLE: usize = 256;
 const BUNDLE_BYTES: usize = 1 << 20;
-
-/// What waits for the thread at most, and its bytes.
-const WAITING_MAX: usize = 64 * BUNDLE;
-const WAITING_BYTES_MAX: usize = 16 << 20;
 
 /// A handle on the database; dropping it ends the thread.
 #[derive(Debug)]
 pub struct MemoryStore {
     inbox: Arc<Inbox>,
     bundle: Bundle,
-    thread: Option<JoinHandle<()>>,
-}
-
-#[derive(Debug)]
-enum Item {
-    Ask(Ticket, DbRequest),
-    Op(DbOp),
+    _thread: DbThread,
 }
 
 #[derive(Debug, Default)]
@@ -68,13 +60,10 @@ impl MemoryStore {
     ) -> std::io::Result<Self> {
         let inbox = Arc::new(Inbox::default());
         let theirs = Arc::clone(&inbox);
-        let thread = std::thread::Builder::new()
-            .name("task-db".to_owned())
-            .spawn(move || run(&theirs, MemoryDb::new(limits), reply))?;
         Ok(Self {
             inbox,
             bundle: Bundle::default(),
-            thread: Some(thread),
+            _thread: DbThread::spawn(move || run(&theirs, MemoryDb::new(limits), reply))?,
         })
     }
 
@@ -133,7 +122,7 @@ fn run(inbox: &Inbox, mut db: MemoryDb, reply: impl Fn(Ticket, DbReply)) {
 
 impl Bundle {
     fn is_full(&self) -> bool {
-        self.items.len() >= WAITING_MAX || self.bytes >= WAITING_BYTES_MAX
+        self.items.len() >= MEMORY_QUEUE_ITEMS || self.bytes >= MEMORY_QUEUE_BYTES
     }
 }
 
@@ -168,11 +157,6 @@ impl Drop for MemoryStore {
     fn drop(&mut self) {
         self.inbox.lock().closed = true;
         self.inbox.filled.notify_one();
-        if let Some(thread) = self.thread.take()
-            && thread.join().is_err()
-        {
-            log::error!("the thread of the task database stopped by a bug");
-        }
     }
 }
 
@@ -222,7 +206,7 @@ mod tests {
             sender.send(ticket).unwrap();
         })
         .unwrap();
-        let questions = 3 * WAITING_MAX as u64;
+        let questions = 3 * MEMORY_QUEUE_ITEMS as u64;
         for number in 0..questions {
             store.ask(Ticket(number), DbRequest::History);
             store.record(change(0));

@@ -1,6 +1,9 @@
 //! Where a controller's task records are kept: in memory or on disk, each on a thread of its own, so that neither a change nor
 //! a question keeps the router from its work.
 
+use std::io;
+use std::thread::JoinHandle;
+
 use piparallel_core::task_db::{DbError, DbOp, DbRequest, DbStatus, Ticket};
 
 /// In memory.
@@ -33,10 +36,12 @@ impl Store {
     /// Too many questions wait. There will be no other answer.
     pub fn ask(&mut self, ticket: Ticket, request: DbRequest) -> Result<(), DbError> {
         match self {
-            Self::Memory(store) => store.ask(ticket, request),
-            Self::Sqlite(store) => return store.ask(ticket, request),
+            Self::Memory(store) => {
+                store.ask(ticket, request);
+                Ok(())
+            }
+            Self::Sqlite(store) => store.ask(ticket, request),
         }
-        Ok(())
     }
 
     /// As it was a moment ago.
@@ -45,6 +50,34 @@ impl Store {
         match self {
             Self::Memory(store) => store.status(),
             Self::Sqlite(store) => store.status(),
+        }
+    }
+}
+
+/// One thing to do, in the order in which the hub decided it.
+#[derive(Debug)]
+enum Item {
+    Ask(Ticket, DbRequest),
+    Op(DbOp),
+}
+
+/// The thread of a database. Dropping it waits for its end, which its owner has to bring about before.
+#[derive(Debug)]
+struct DbThread(Option<JoinHandle<()>>);
+
+impl DbThread {
+    fn spawn(run: impl FnOnce() + Send + 'static) -> io::Result<Self> {
+        let named = std::thread::Builder::new().name("task-db".to_owned());
+        Ok(Self(Some(named.spawn(run)?)))
+    }
+}
+
+impl Drop for DbThread {
+    fn drop(&mut self) {
+        if let Some(thread) = self.0.take()
+            && thread.join().is_err()
+        {
+            log::error!("the thread of the task database stopped by a bug");
         }
     }
 }

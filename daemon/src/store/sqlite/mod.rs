@@ -21,11 +21,11 @@ mod thread;
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::thread::JoinHandle;
 
 use piparallel_core::limits::{DISK_BYTES, DISK_QUEUE_BYTES, DISK_QUEUE_OPS, DISK_RECORDS};
 use piparallel_core::task_db::{DbError, DbOp, DbReply, DbRequest, DbStatus, Ticket};
 
+use super::DbThread;
 use queue::Queue;
 use thread::Writer;
 
@@ -46,7 +46,7 @@ pub struct SqliteConfig {
 /// A handle on the database; dropping it writes what waits and closes the file.
 pub struct SqliteStore {
     queue: Arc<Queue>,
-    thread: Option<JoinHandle<()>>,
+    _thread: DbThread,
 }
 
 /// `SQLiteDB.filename` unless told otherwise, in the profile directory.
@@ -86,12 +86,9 @@ impl SqliteStore {
         schema::check_table_name(&config.table)?;
         let queue = Arc::new(Queue::new(config.queue_ops_max, config.queue_bytes_max));
         let writer = Writer::open(config, Arc::clone(&queue), reply)?;
-        let thread = std::thread::Builder::new()
-            .name("task-db".to_owned())
-            .spawn(move || writer.run())?;
         Ok(Self {
             queue,
-            thread: Some(thread),
+            _thread: DbThread::spawn(move || writer.run())?,
         })
     }
 
@@ -117,11 +114,6 @@ impl SqliteStore {
 impl Drop for SqliteStore {
     fn drop(&mut self) {
         self.queue.close();
-        if let Some(thread) = self.thread.take()
-            && thread.join().is_err()
-        {
-            log::error!("the thread of the task database stopped by a bug");
-        }
     }
 }
 

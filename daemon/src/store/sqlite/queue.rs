@@ -16,12 +16,7 @@ use piparallel_core::limits::DISK_QUEUE_REQUESTS;
 use piparallel_core::task_db::parts::Parts;
 use piparallel_core::task_db::{DbError, DbOp, DbRequest, DbStatus, Ticket};
 
-/// One thing to do, in the order in which the hub decided it.
-#[derive(Debug)]
-pub(super) enum Item {
-    Ask(Ticket, DbRequest),
-    Op(DbOp),
-}
+use crate::store::Item;
 
 /// What the thread takes at once.
 #[derive(Debug, Default)]

@@ -8,9 +8,10 @@ use rusqlite::ErrorCode;
 
 use super::SqliteConfig;
 use super::database::{AnswerError, Database};
-use super::queue::{Batch, Item, Queue};
+use super::queue::{Batch, Queue};
 use super::rows::{Changes, Rows};
 use super::schema::OpenError;
+use crate::store::Item;
 
 /// Owns the connection, or the reason why there is none.
 pub(super) struct Writer<R> {

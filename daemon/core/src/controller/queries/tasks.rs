@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use serde::Deserialize;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use super::Asker;
 use super::content::{PurgeRequest, QueueRequest, ResultRequest, Targets, find, read};
@@ -74,18 +74,14 @@ impl Controller {
                 },
             );
         }
-        let mut reply = serde_json::Map::new();
-        reply.insert("status".into(), "ok".into());
-        for id in engines {
-            let Some(engine) = self.engines.get(id) else {
-                continue;
-            };
+        let mut reply = ok_reply();
+        for engine in engines.iter().filter_map(|id| self.engines.get(*id)) {
             let numbers = json!({
                 "queue": engine.queue.len(),
                 "completed": engine.completed + engine.failed,
                 "tasks": self.scheduler.load(&engine.uuid),
             });
-            reply.insert(id.to_string(), numbers);
+            reply.insert(engine.id.to_string(), numbers);
         }
         reply.insert("unassigned".into(), self.scheduler.waiting_count().into());
         self.answer(now, asker, "queue_reply", &reply);
@@ -101,8 +97,7 @@ impl Controller {
         finished: &DbReply,
     ) {
         let finished = finished_by_engine(finished);
-        let mut reply = serde_json::Map::new();
-        reply.insert("status".into(), "ok".into());
+        let mut reply = ok_reply();
         for engine in engines.iter().filter_map(|id| self.engines.get(*id)) {
             let lists = json!({
                 "queue": engine.queue.values().collect::<Vec<_>>(),
@@ -123,8 +118,7 @@ impl Controller {
         content: &[u8],
     ) -> Result<(), ErrorContent> {
         let request: QueueRequest = read(content)?;
-        let mut reply = serde_json::Map::new();
-        reply.insert("status".into(), "ok".into());
+        let mut reply = ok_reply();
         for engine in self
             .validated(request.targets)?
             .into_iter()
@@ -231,6 +225,10 @@ impl Controller {
         }
         Ok(purge)
     }
+}
+
+fn ok_reply() -> Map<String, Value> {
+    Map::from_iter([("status".into(), "ok".into())])
 }
 
 /// Message ids of a `db_reply`'s records, by engine.
