@@ -4,11 +4,12 @@
 ENGINES ?= $(shell nproc)
 PROFILE ?= dev
 ARGS    ?=
-# Of ipyparallel, for `make run`, `make blackbox` (the first) and `make compat`; CURVE=1 encrypts every connection.
-VERSIONS ?= 9.2.0
-CURVE    ?=
-# For `make compat`: files of a suite that run at a time. They wait more than they compute.
-JOBS ?= 3
+# Of ipyparallel.
+VERSION ?= 9.2.0
+# For `make test` and `make compat`: versions of ipyparallel whose own tests are run, and `-curve` where all connections are
+# encrypted; and files of a suite that run at a time, as they wait more than they compute.
+SUITES ?= 8.8.0 9.2.0 9.2.0-curve
+JOBS   ?= 3
 # Machines to build for, as Debian calls them: `make cross`, `make deb`.
 ARCH ?= arm64 armhf amd64
 # What `make image` begins with: debian, raspios (kernels and firmware of Raspberry Pi's archive), or an image of Raspberry Pi OS.
@@ -22,7 +23,6 @@ PREFIX  ?= /usr/local
 DESTDIR ?=
 
 CARGO   := cargo
-VERSION  = $(firstword $(VERSIONS))
 # Cargo's dev profile builds into target/debug.
 BINARY   = target/$(if $(filter dev,$(PROFILE)),debug,$(PROFILE))/piparallel
 VENV     = $(CURDIR)/.venv/ipp-$(VERSION)
@@ -48,7 +48,7 @@ run: build ## start a pool on this machine and show what it can do (ENGINES=8)
 
 .PHONY: test
 test: ## run every test, with a summary at the end
-	@tests/tiers unit fuzz-replay blackbox netns systemd-test "buildroot-test BUILDROOT=none" "compat VERSIONS='8.8.0 9.2.0'" "compat VERSIONS=9.2.0 CURVE=1"
+	@tests/tiers unit fuzz-replay blackbox netns systemd-test "buildroot-test BUILDROOT=none" $(SUITES:%="compat SUITES=%")
 
 .PHONY: appliance-test
 appliance-test: ## build and test what a Pi gets: static programs, packages, the card in virtual machines (as root, an hour)
@@ -71,10 +71,11 @@ netns: build ## test nodes on a network of namespaces: discovery, joining, parti
 	cd tests/netns && $(AS_ROOT) $(VENV)/bin/python -m pytest $(ARGS)
 
 .PHONY: compat
-compat: build ## run ipyparallel's own test suite against it (VERSIONS="9.2.0 8.8.0", CURVE=1)
-	@status=0; for version in $(VERSIONS); do \
+compat: build ## run ipyparallel's own tests against it (SUITES="8.8.0 9.2.0 9.2.0-curve")
+	@status=0; for suite in $(SUITES); do \
+	    version=$${suite%-curve}; [ $$suite = $$version ] && curve= || curve=--curve; \
 	    tests/setup venv $$version && \
-	    tests/compat/upstream --version $$version $(if $(CURVE),--curve) --jobs $(JOBS) $(ARGS) || status=1; \
+	    tests/compat/upstream --version $$version $$curve --jobs $(JOBS) $(ARGS) || status=1; \
 	done; exit $$status
 
 .PHONY: fuzz-replay
