@@ -6,7 +6,7 @@ import subprocess
 import time
 
 from lab import until
-from node import new_key, nodes_of, wait_nodes, wait_role, wait_said
+from node import new_key, nodes_of, seen_from, wait_nodes, wait_role, wait_said
 
 
 def test_nodes_with_the_key_join_and_a_laptop_works_with_their_engines(pool):
@@ -23,6 +23,29 @@ def test_nodes_with_the_key_join_and_a_laptop_works_with_their_engines(pool):
     assert listed["laptop"]["kind"] == "client"
     text = controller.run("nodes").stdout
     assert "1 of 1" in text and "controller" in text
+
+
+def test_engines_work_as_soon_as_the_controller_has_an_ipv4_address(pool):
+    """A pool can find itself over IPv6 before a DHCP server has answered, and engines speak IPv4 only."""
+    key = new_key()
+    controller = pool.node("pi-1", role="controller", join_key=key)
+    machine = controller.machine
+    machine("ip -4 address flush dev eth0")
+    controller.start()
+    wait_role(controller, "controller")
+    (node,) = pool.start_engines("pi-2", join_key=key)
+    assert wait_nodes(controller, pi_2="joined")["pi-2"]["address"].startswith("fe80::")
+    until(lambda: "has no IPv4 address" in node.tail(), 10, lambda: f"the node says what it waits for: {node.tail()}")
+    machine(f"ip address add {machine.address}/24 dev eth0")
+    assert pool.connect(controller).python("engines(2); print(rc.ids)") == "[0, 1]"
+    machine(f"ip address del {machine.address}/24 dev eth0")
+    machine("ip address add 10.77.77.99/24 dev eth0")
+    until(
+        lambda: "10.77.77.99:7373" in str(seen_from(node)),
+        20,
+        lambda: f"the new address is announced; {pool.logs()}",
+    )
+    assert pool.connect(controller, "other").python("engines(2); print(len(rc.ids))") == "2"
 
 
 def test_a_blank_card_is_approved_by_its_fingerprint(pool):

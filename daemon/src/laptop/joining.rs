@@ -59,7 +59,7 @@ pub async fn join(
     pins.add(link.controller)?;
     let file = timeout(FILE_TIME, file(&mut link)).await;
     let mut file = file.context("the controller sends no connection file")??;
-    locate(&mut file, link.address.ip().to_canonical());
+    locate(&mut file, link.address.ip().to_canonical())?;
     let joined = Joined {
         controller: link.address,
         fingerprint: link.controller.fingerprint(),

@@ -1,8 +1,9 @@
 //! The connection files that leave the controller: one for the engines of each node, one for each laptop.
 //! Each has a key of its own, so that it can be taken back alone.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 
+use anyhow::Context as _;
 use piparallel_core::ids::NodeId;
 use piparallel_core::wire::zmtp::SecretKey;
 use serde_json::{Map, Value, json};
@@ -38,12 +39,29 @@ pub fn laptop_key(client: &SecretKey, laptop: NodeId) -> SecretKey {
     SecretKey::new(hash.finalize().into())
 }
 
+/// Names an address of the controller.
+pub fn relocate(file: &mut File, controller: Ipv4Addr) {
+    put(file, "location", controller.to_string());
+}
+
 /// Names the address at which the reader of the file has reached the controller: whatever that thinks of its
-/// addresses, this one works. Stock clients and engines know IPv4 only.
-pub fn locate(file: &mut File, controller: IpAddr) {
+/// addresses, this one works. Stock clients and engines know IPv4 only, so of one that was reached over IPv6 the
+/// address that it gives itself has to do.
+///
+/// # Errors
+/// It has no such address.
+pub fn locate(file: &mut File, controller: IpAddr) -> anyhow::Result<()> {
     if let IpAddr::V4(address) = controller {
-        put(file, "location", address.to_string());
+        relocate(file, address);
     }
+    location(file).context("the controller has no IPv4 address, which clients and engines need")?;
+    Ok(())
+}
+
+/// The address of the controller, where the file has one rather than its name.
+#[must_use]
+pub fn location(file: &File) -> Option<Ipv4Addr> {
+    file.get("location")?.as_str()?.parse().ok()
 }
 
 fn put(file: &mut File, key: &str, value: String) {
@@ -77,9 +95,17 @@ mod tests {
     #[test]
     fn the_address_that_was_reached_is_named() {
         let mut file = File::from_iter([("location".to_owned(), json!("10.0.0.1"))]);
-        locate(&mut file, "fe80::1".parse().unwrap());
+        locate(&mut file, "fe80::1".parse().unwrap()).unwrap();
         assert_eq!(file["location"], "10.0.0.1");
-        locate(&mut file, "192.168.1.9".parse().unwrap());
+        locate(&mut file, "192.168.1.9".parse().unwrap()).unwrap();
         assert_eq!(file["location"], "192.168.1.9");
+    }
+
+    #[test]
+    fn a_name_is_no_address() {
+        let mut file = File::from_iter([("location".to_owned(), json!("pi-1"))]);
+        assert!(locate(&mut file, "fe80::1".parse().unwrap()).is_err());
+        relocate(&mut file, Ipv4Addr::new(10, 0, 0, 1));
+        assert!(locate(&mut file, "fe80::1".parse().unwrap()).is_ok());
     }
 }

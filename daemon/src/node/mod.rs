@@ -14,6 +14,8 @@ pub mod connection_files;
 pub mod keys;
 /// The light that tells which machine it is.
 pub mod led;
+/// Where others reach the controller.
+mod location;
 /// The connection to a controller.
 pub mod member;
 /// What the role machine keeps.

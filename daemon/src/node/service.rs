@@ -317,8 +317,11 @@ impl Service {
                 let controller = self.member.link().map(|l| l.address.ip().to_canonical());
                 match (serde_json::from_str(&json.0), controller) {
                     (Ok(serde_json::Value::Object(mut file)), Some(controller)) => {
-                        locate(&mut file, controller);
-                        self.host.give(file);
+                        match locate(&mut file, controller) {
+                            Ok(()) => self.host.give(file),
+                            // It sends another file when it has one.
+                            Err(cause) => log::warn!("{cause}; the engines wait until it has one"),
+                        }
                     }
                     _ => {
                         log::error!("the engine's connection file is none; no engines are started")

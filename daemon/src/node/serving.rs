@@ -16,7 +16,8 @@ use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::{JoinHandle, spawn_local};
 use tokio::time::timeout;
 
-use super::connection_files::{for_engines, for_laptop, laptop_key};
+use super::connection_files::{for_engines, for_laptop, laptop_key, location, relocate};
+use super::location::Location;
 use super::pool;
 use super::pool_keys::PoolKeys;
 use super::report::common_versions;
@@ -33,6 +34,7 @@ pub struct Serving {
     pub own_engine_file: Map<String, Value>,
     engine_file: Map<String, Value>,
     client_file: Map<String, Value>,
+    location: Location,
     client_key: SecretKey,
     /// Of this node's own engines.
     own_key: PublicKey,
@@ -100,13 +102,15 @@ impl Serving {
         let admission = Admission::new(config, epoch, rows);
         let door = Door::open(vec![listener], shared.secret, admission, db);
         let own_key = door.with(|admission, now| admission.add_self(now, key, &settings.name));
+        let location = Location::new(&settings.network, location(&engine_file));
         let mut own_engine_file = for_engines(&engine_file, &own_key);
-        super::connection_files::locate(&mut own_engine_file, Ipv4Addr::LOCALHOST.into());
+        relocate(&mut own_engine_file, Ipv4Addr::LOCALHOST);
         let this = Self {
             door,
             own_engine_file,
             engine_file,
             client_file,
+            location,
             client_key: keys.client.secret.clone(),
             own_key: own_key.public(),
             admitted,
@@ -127,6 +131,7 @@ impl Serving {
                         self.handle(event);
                     }
                 }
+                address = self.location.changed() => self.move_to(address),
                 Some(key) = self.drained.recv() => {
                     if key == self.own_key {
                         return ServingEvent::OwnDrained;
@@ -212,13 +217,31 @@ impl Serving {
             }
             DoorEvent::AdmittedNode {
                 link, engine_key, ..
-            } => {
-                self.send_file(link, &for_engines(&self.engine_file, &engine_key), |json| {
-                    ToNode::EngineFile { json }
-                });
-            }
+            } => self.send_engine_file(link, &engine_key),
             DoorEvent::EngineKeys(_) | DoorEvent::Left { .. } | DoorEvent::Stopping { .. } => {}
         }
+    }
+
+    /// The machine has another address: whoever gets a file from now on learns it, and who has one for engines already.
+    fn move_to(&mut self, address: Ipv4Addr) {
+        log::info!("clients and engines reach the controller at {address}");
+        relocate(&mut self.engine_file, address);
+        relocate(&mut self.client_file, address);
+        let joined: Vec<_> = self.door.with(|admission, _| {
+            let nodes = admission.nodes();
+            let admitted = nodes.filter(|n| n.row.standing == Standing::Admitted && !n.controller);
+            let to_tell = admitted.filter_map(|n| Some((n.link?, n.row.engine_key.clone()?)));
+            to_tell.collect()
+        });
+        for (link, key) in joined {
+            self.send_engine_file(link, &key);
+        }
+    }
+
+    fn send_engine_file(&self, link: LinkId, key: &SecretKey) {
+        self.send_file(link, &for_engines(&self.engine_file, key), |json| {
+            ToNode::EngineFile { json }
+        });
     }
 
     /// Of Python and packages on the engines.
