@@ -210,7 +210,7 @@ impl EncryptedLink {
     async fn recv(&mut self) -> anyhow::Result<Vec<Bytes>> {
         loop {
             if let zmtp::Event::Message(frames) = self.event().await? {
-                return Ok(frames);
+                return Ok(frames.into());
             }
         }
     }
@@ -220,7 +220,7 @@ impl Link {
     async fn send(&mut self, frames: Vec<Bytes>) -> anyhow::Result<()> {
         match self {
             Self::Encrypted(link) => {
-                link.link.encode(&frames, &mut link.outbox);
+                link.link.encode(&frames.into(), &mut link.outbox);
                 Ok(())
             }
             Self::Plain(socket) => {

@@ -133,7 +133,7 @@ fn mux_goes_to_the_engine_and_back_untouched() {
     );
     pool.event(Event::Message {
         peer: client.mux,
-        frames: frames.clone(),
+        frames: frames.clone().into(),
     });
     let request = pool.receive(engine.mux);
     assert_eq!(request.frames[1..], frames[1..], "signed parts and buffers");
@@ -195,12 +195,12 @@ fn wrong_and_replayed_signatures_are_answered() {
     let mut frames = pool.frames(&[], [&header, &json!({}), &json!({}), &json!({})], &[]);
     pool.event(Event::Message {
         peer: client.hub,
-        frames: frames.clone(),
+        frames: frames.clone().into(),
     });
     assert_eq!(pool.receive(client.hub).msg_type(), "connection_reply");
     pool.event(Event::Message {
         peer: client.hub,
-        frames: frames.clone(),
+        frames: frames.clone().into(),
     });
     let reply = pool.receive(client.hub);
     assert_eq!(reply.msg_type(), "hub_error");
@@ -211,7 +211,7 @@ fn wrong_and_replayed_signatures_are_answered() {
     frames[1] = "0".repeat(64).into();
     pool.event(Event::Message {
         peer: client.hub,
-        frames,
+        frames: frames.into(),
     });
     assert!(
         pool.receive(client.hub).content["evalue"]
@@ -484,7 +484,10 @@ fn engines_of_an_earlier_controller_are_taken_up_when_they_answer() {
     let ping = pool.connect(Channel::HbPing, "");
     let pong = pool.connect(Channel::HbPong, "uuid-3");
     let frames = pool.poll_frames(ping).unwrap();
-    pool.event(Event::Message { peer: pong, frames });
+    pool.event(Event::Message {
+        peer: pong,
+        frames: frames.into(),
+    });
     let reply = pool.ask(client.hub, "connection_request", json!({}));
     assert_eq!(
         reply.content["engines"],
@@ -596,7 +599,7 @@ fn output_reaches_all_clients_and_the_record() {
     );
     pool.event(Event::Message {
         peer: engine.iopub,
-        frames: frames.clone(),
+        frames: frames.clone().into(),
     });
     for client in &clients {
         assert_eq!(pool.receive(client.iopub).frames, frames);
@@ -748,7 +751,10 @@ fn a_message_id_under_way_is_refused_on_every_channel() {
             [&header, &json!({}), &metadata, &json!({"n": n})],
             &[],
         );
-        pool.event(Event::Message { peer, frames });
+        pool.event(Event::Message {
+            peer,
+            frames: frames.into(),
+        });
         pool.controller.check_invariants();
     };
     send(&mut pool, client.mux, &["uuid-0"], "a", false, 0);
@@ -803,7 +809,7 @@ fn a_broadcast_whose_header_is_no_object_leaves_nothing_behind() {
     let frames = pool.frames(&[], [&header, &json!({}), &metadata, &json!({})], &[]);
     pool.event(Event::Message {
         peer: client.broadcast,
-        frames,
+        frames: frames.into(),
     });
     pool.controller.check_invariants();
     let status = pool.ask(client.hub, "status_request", json!({}));
@@ -876,7 +882,10 @@ fn engines_out_of_reach_are_saved_too() {
     let ping = pool.connect(Channel::HbPing, "");
     let peer = pool.connect(Channel::HbPong, &away.uuid);
     let frames = pool.poll_frames(ping).unwrap();
-    pool.event(Event::Message { peer, frames });
+    pool.event(Event::Message {
+        peer,
+        frames: frames.into(),
+    });
     let client = pool.client();
     let reply = pool.ask(client.hub, "connection_request", json!({}));
     assert_eq!(reply.content["engines"], json!({"0": "uuid-0"}));
@@ -990,7 +999,7 @@ fn tasks_of_empty_frames_are_bounded_too() {
         frames.extend(std::iter::repeat_n(bytes::Bytes::new(), 130_000));
         pool.event(Event::Message {
             peer: client.task,
-            frames,
+            frames: frames.into(),
         });
     }
     assert_eq!(pool.receive(client.task).ename(), "MemoryError");

@@ -6,6 +6,7 @@ use std::task::Waker;
 
 use bytes::Bytes;
 use piparallel_core::limits::LARGE_FRAME;
+use piparallel_core::wire::frames::Frames;
 
 /// The account of one connection. Atomic only because `Bytes` may be dropped anywhere.
 #[derive(Debug, Default)]
@@ -22,8 +23,12 @@ struct Lease {
 
 impl Credit {
     /// Charges the large frames of a message.
-    pub(super) fn charge(self: &Arc<Self>, frames: &mut [Bytes]) {
-        for frame in frames.iter_mut().filter(|f| f.len() >= LARGE_FRAME) {
+    pub(super) fn charge(self: &Arc<Self>, frames: &mut Frames) {
+        let is_large = |frame: &Bytes| frame.len() >= LARGE_FRAME;
+        if !frames.iter().any(is_large) {
+            return;
+        }
+        for frame in frames.list_mut().iter_mut().filter(|f| is_large(f)) {
             self.in_flight.fetch_add(frame.len(), Ordering::Relaxed);
             *frame = Bytes::from_owner(Lease {
                 bytes: std::mem::take(frame),
@@ -71,7 +76,10 @@ mod tests {
     #[test]
     fn only_the_last_clone_gives_bytes_back() {
         let credit = Arc::new(Credit::default());
-        let mut frames = [Bytes::from_static(b"small"), vec![0; LARGE_FRAME].into()];
+        let mut frames = Frames::from(vec![
+            Bytes::from_static(b"small"),
+            vec![0; LARGE_FRAME].into(),
+        ]);
         credit.charge(&mut frames);
         assert_eq!(credit.in_flight(), LARGE_FRAME);
         let clone = frames[1].clone();

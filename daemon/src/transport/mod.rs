@@ -50,6 +50,7 @@ use std::rc::Rc;
 use bytes::Bytes;
 use piparallel_core::channel::Channel;
 use piparallel_core::ids::PeerId;
+use piparallel_core::wire::frames::Frames;
 use piparallel_core::wire::zmtp::{PublicKey, SecretKey};
 
 pub use self::limits::TransportLimits;
@@ -86,7 +87,7 @@ pub enum Event {
     Message {
         peer: PeerId,
         channel: Channel,
-        frames: Vec<Bytes>,
+        frames: Frames,
     },
     /// A subscriber asked for a topic.
     Subscribed {
@@ -173,14 +174,14 @@ impl Transport {
     }
 
     /// Queues a message for a peer. Nothing happens if the peer is gone, which an event tells.
-    pub fn send(&mut self, peer: PeerId, frames: &[Bytes]) {
+    pub fn send(&mut self, peer: PeerId, frames: &Frames) {
         if let Some(peer) = self.shared.peer(peer) {
             peer.send(&self.shared, frames);
         }
     }
 
     /// Queues a message for all subscribers of a channel whose topic its first frame begins with.
-    pub fn publish(&mut self, channel: Channel, frames: &[Bytes]) {
+    pub fn publish(&mut self, channel: Channel, frames: &Frames) {
         self.shared.publish(channel, frames);
     }
 

@@ -11,6 +11,7 @@ use bytes::Bytes;
 use log::warn;
 use piparallel_core::channel::{Channel, Side, SocketType};
 use piparallel_core::ids::PeerId;
+use piparallel_core::wire::frames::Frames;
 use piparallel_core::wire::zmtp::{Link, Outbox, PublicKey};
 use tokio::net::TcpStream;
 use tokio::net::tcp::OwnedWriteHalf;
@@ -129,7 +130,7 @@ impl Peer {
         self.congested.get()
     }
 
-    pub(super) fn send(self: &Rc<Self>, shared: &Shared, frames: &[Bytes]) {
+    pub(super) fn send(self: &Rc<Self>, shared: &Shared, frames: &Frames) {
         let loss = self.turn(shared, |link, outbox| {
             link.encode(frames, outbox);
             let max = shared.limits.queue_max;

@@ -13,6 +13,7 @@ use bytes::Bytes;
 use piparallel_core::channel::Channel;
 use piparallel_core::ids::PeerId;
 use piparallel_core::limits::LARGE_FRAME;
+use piparallel_core::wire::frames::Frames;
 use piparallel_core::wire::zmtp::{PublicKey, ReadPool, SecretKey};
 use tokio::task::AbortHandle;
 
@@ -310,7 +311,7 @@ impl Shared {
 
     // What goes out.
 
-    pub(super) fn publish(&self, channel: Channel, frames: &[Bytes]) {
+    pub(super) fn publish(&self, channel: Channel, frames: &Frames) {
         let Some(topic) = frames.first() else {
             return;
         };

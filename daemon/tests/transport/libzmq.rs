@@ -75,7 +75,7 @@ async fn subscribes(security: Security, server: Option<&str>) {
     };
     lab.until("topic a", topic("a")).await;
     for text in ["abc", "xyz", "a"] {
-        let frames = [Bytes::from(text), Bytes::from("1")];
+        let frames = [Bytes::from(text), Bytes::from("1")].into();
         lab.transport.publish(channel, &frames);
     }
     lab.transport.flush();
@@ -83,7 +83,7 @@ async fn subscribes(security: Security, server: Option<&str>) {
     assert_eq!(lab.serve(peer.line()).await, "a 1");
     lab.until("topic other", topic("other")).await;
     for text in ["a", "others"] {
-        lab.transport.publish(channel, &[Bytes::from(text)]);
+        lab.transport.publish(channel, &[Bytes::from(text)].into());
     }
     lab.transport.flush();
     assert_eq!(lab.serve(peer.line()).await, "others");
@@ -121,7 +121,7 @@ async fn publishes(kind: &str, security: Security, server: Option<&str>) {
             _ => None,
         })
         .await;
-    assert_eq!(frames, ["stream", "hello"]);
+    assert_eq!(*frames, ["stream", "hello"]);
     peer.go_on().await;
     lab.serve(peer.line()).await;
 }

@@ -1,4 +1,3 @@
-use std::slice::from_ref;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -52,10 +51,10 @@ fn a_client_that_does_not_read_is_closed_and_others_do_not_notice() {
         };
         let silent = lab.connected().await;
         lab.echo = true;
-        let reply = Bytes::from(vec![1; MB]);
+        let reply = [Bytes::from(vec![1; MB])].into();
         let mut congested = false;
         while !congested {
-            lab.transport.send(silent, from_ref(&reply));
+            lab.transport.send(silent, &reply);
             lab.transport.flush();
             congested = lab.transport.queued_bytes(silent) > 64 * MB;
         }
@@ -85,14 +84,15 @@ fn an_engine_that_does_not_read_is_reported_and_drains_later() {
         };
         let peer = lab.connected().await;
         assert_eq!(lab.serve(engine.line()).await, "silent");
-        let request = Bytes::from(vec![1; MB]);
+        let request = [Bytes::from(vec![1; MB])].into();
         let mut sent = 0;
         while lab.transport.queued_bytes(peer) <= 64 * MB {
-            lab.transport.send(peer, from_ref(&request));
+            lab.transport.send(peer, &request);
             lab.transport.flush();
             sent += 1;
         }
-        lab.transport.send(peer, &[Bytes::from_static(b"end")]);
+        lab.transport
+            .send(peer, &[Bytes::from_static(b"end")].into());
         lab.until("congestion", |event| {
             (*event == Event::Congested { peer }).then_some(())
         })
@@ -124,15 +124,15 @@ fn a_subscriber_that_does_not_read_loses_the_oldest_output() {
             matches!(event, Event::Subscribed { .. }).then_some(())
         })
         .await;
-        let output = Bytes::from(vec![1; 10_000]);
+        let output = [Bytes::from(vec![1; 10_000])].into();
         let mut peak = 0;
         for _ in 0..20_000 {
-            lab.transport.publish(channel, from_ref(&output));
+            lab.transport.publish(channel, &output);
             lab.transport.flush();
             peak = peak.max(lab.transport.totals().queued_bytes);
         }
         lab.transport
-            .publish(channel, &[Bytes::from_static(b"end")]);
+            .publish(channel, &[Bytes::from_static(b"end")].into());
         assert!(peak <= 4 * MB, "{peak} bytes waited");
         assert_eq!(lab.serve(silent.line()).await, "silent");
         silent.go_on().await;

@@ -233,7 +233,10 @@ impl Pool {
             8 => self.tell(Event::Subscribed { peer }),
             9 => {
                 let frames = vec![Bytes::from_static(b"0.5")];
-                self.tell(Event::Message { peer, frames });
+                self.tell(Event::Message {
+                    peer,
+                    frames: frames.into(),
+                });
             }
             10 => {
                 let frames = (0..input.below(10)).map(|_| input.chunk()).collect();
@@ -276,7 +279,10 @@ impl Pool {
         ]);
         frames.push(part(input));
         frames.push(Bytes::from_static(b"result"));
-        self.tell(Event::Message { peer, frames });
+        self.tell(Event::Message {
+            peer,
+            frames: frames.into(),
+        });
     }
 
     fn message(&mut self, input: &mut Input<'_>, peer: PeerId) {
@@ -307,7 +313,10 @@ impl Pool {
         for _ in 0..input.below(3) {
             frames.push(input.chunk());
         }
-        self.tell(Event::Message { peer, frames });
+        self.tell(Event::Message {
+            peer,
+            frames: frames.into(),
+        });
     }
 
     /// The database, or Dask, answers late, in any order, and now and then nonsense.
@@ -332,7 +341,7 @@ impl Pool {
     fn carry_out(&mut self) {
         while let Some(command) = self.controller.poll_command() {
             match command {
-                Command::Send { frames, .. } => self.note_request(frames),
+                Command::Send { frames, .. } => self.note_request(frames.into()),
                 Command::Close { peer, .. } => self.peers.retain(|other| *other != peer),
                 Command::Record(op) => self.records.apply(op),
                 Command::Query { ticket, request } => {

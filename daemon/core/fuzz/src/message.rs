@@ -35,8 +35,8 @@ pub fn run(data: &[u8]) {
     let size = message.size();
     assert_eq!(size, frames.iter().map(Bytes::len).sum::<usize>());
     let routing = message.routing().to_vec();
-    assert_eq!(message.clone().into_frames_via(routing), frames);
-    assert_eq!(message.into_frames(), frames);
+    assert_eq!(*message.clone().into_frames_via(routing), *frames);
+    assert_eq!(*message.into_frames(), *frames);
 }
 
 /// What is written for a date that was read is read as the same.

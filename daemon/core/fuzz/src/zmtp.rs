@@ -106,7 +106,7 @@ impl End {
             Event::Message(frames) => {
                 assert!(self.is_ready && !frames.is_empty());
                 assert!(frames.iter().map(Bytes::len).sum::<usize>() <= MESSAGE_BYTES_MAX);
-                self.messages.push(frames);
+                self.messages.push(frames.into());
             }
             Event::Subscribe(_) | Event::Unsubscribe(_) | Event::Pong => assert!(self.is_ready),
         }
@@ -173,7 +173,8 @@ fn between(client: Mechanism, server: Mechanism, input: &mut Input<'_>) {
             }
             if op & 2 == 2 && ends[from].is_ready {
                 let frames: Vec<Bytes> = (0..=op >> 6).map(|_| input.chunk()).collect();
-                ends[from].link.encode(&frames, &mut ends[from].out);
+                let message = frames.clone().into();
+                ends[from].link.encode(&message, &mut ends[from].out);
                 sent[from].push(frames);
             }
             if op & 4 == 4 && ends[from].is_ready {

@@ -6,6 +6,7 @@ use serde_json::value::RawValue;
 use crate::channel::{Channel, Side};
 use crate::ids::PeerId;
 use crate::task_db::{DbOp, DbReply, DbRequest, Ticket};
+use crate::wire::frames::Frames;
 use crate::wire::zmtp::PublicKey;
 
 /// Something that happened outside.
@@ -31,7 +32,7 @@ pub enum Event {
     /// A whole multipart message arrived.
     Message {
         peer: PeerId,
-        frames: Vec<Bytes>,
+        frames: Frames,
     },
     /// A peer of a publishing socket subscribed.
     Subscribed {
@@ -78,12 +79,9 @@ pub struct DaskAddress {
 #[derive(Debug)]
 pub enum Command {
     /// Queue a message for one peer.
-    Send { peer: PeerId, frames: Vec<Bytes> },
+    Send { peer: PeerId, frames: Frames },
     /// Queue a message for every subscriber of a publishing socket.
-    Publish {
-        channel: Channel,
-        frames: Vec<Bytes>,
-    },
+    Publish { channel: Channel, frames: Frames },
     /// End a connection; the reason is logged.
     Close { peer: PeerId, reason: &'static str },
     /// Find out whether a connection still has somebody at its end: `Alive` or `Disconnected` follows.

@@ -2,8 +2,6 @@
 
 use std::sync::Arc;
 
-use bytes::Bytes;
-
 use super::Controller;
 use super::compose::{self, ErrorContent};
 use super::request::RequestHeader;
@@ -11,11 +9,12 @@ use crate::channel::{Channel, Side, SocketType};
 use crate::clock::Now;
 use crate::ids::PeerId;
 use crate::limits::ID_LENGTH_MAX;
+use crate::wire::frames::Frames;
 use crate::wire::message::Message;
 use crate::wire::sign::SignatureError;
 
 impl Controller {
-    pub(super) fn handle_message(&mut self, now: Now, from: PeerId, frames: Vec<Bytes>) {
+    pub(super) fn handle_message(&mut self, now: Now, from: PeerId, frames: Frames) {
         let Some(peer) = self.peers.get(from) else {
             return;
         };
@@ -62,7 +61,7 @@ impl Controller {
         now: Now,
         from: PeerId,
         channel: Channel,
-        frames: Vec<Bytes>,
+        frames: Frames,
     ) -> Option<Message> {
         let message = match Message::parse(frames) {
             Ok(message) => message,

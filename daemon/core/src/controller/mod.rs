@@ -355,7 +355,10 @@ impl Controller {
         content: Bytes,
     ) {
         let frames = self.composer.message(now, msg_type, parent, "{}", content);
-        self.commands.push_back(Command::Send { peer: to, frames });
+        self.commands.push_back(Command::Send {
+            peer: to,
+            frames: frames.into(),
+        });
     }
 
     /// Answers a request on one of the client channels with an error of the controller's own.
@@ -388,6 +391,9 @@ impl Controller {
         if let Some(route) = route {
             frames.insert(0, route);
         }
-        self.commands.push_back(Command::Send { peer: to, frames });
+        self.commands.push_back(Command::Send {
+            peer: to,
+            frames: frames.into(),
+        });
     }
 }

@@ -7,7 +7,6 @@
 use std::collections::{BTreeSet, VecDeque};
 use std::time::Duration;
 
-use bytes::Bytes;
 use serde_json::json;
 
 use super::{Command, Controller, compose};
@@ -16,6 +15,7 @@ use crate::clock::Now;
 use crate::ids::{EngineId, EngineUuid, PeerId};
 use crate::limits::{NEWS_KEPT, NEWS_MAX};
 use crate::scheduler::Scheme;
+use crate::wire::frames::Frames;
 
 /// What changed lately, the oldest first.
 #[derive(Debug, Default)]
@@ -92,12 +92,13 @@ impl Controller {
         });
     }
 
-    fn notification(&mut self, now: Now, change: &Change) -> Vec<Bytes> {
+    fn notification(&mut self, now: Now, change: &Change) -> Frames {
         let msg_type = match change.came {
             true => "registration_notification",
             false => "unregistration_notification",
         };
         let content = compose::json(&json!({ "id": change.id, "uuid": change.uuid }));
-        self.composer.message(now, msg_type, None, "{}", content)
+        let frames = self.composer.message(now, msg_type, None, "{}", content);
+        frames.into()
     }
 }

@@ -389,7 +389,7 @@ impl Controller {
     }
 
     fn ping(&mut self, now: Now) {
-        let frames = vec![Bytes::from(ping_text(now.monotonic))];
+        let frames = [Bytes::from(ping_text(now.monotonic))].into();
         self.commands.push_back(Command::Publish {
             channel: Channel::HbPing,
             frames,
@@ -398,7 +398,7 @@ impl Controller {
 
     /// Pings one new subscriber outside of the beat, so that an engine need not wait for the next.
     pub(super) fn ping_one(&mut self, now: Now, peer: PeerId) {
-        let frames = vec![Bytes::from(ping_text(now.monotonic))];
+        let frames = [Bytes::from(ping_text(now.monotonic))].into();
         self.commands.push_back(Command::Send { peer, frames });
     }
 

@@ -79,12 +79,12 @@ impl Controller {
         channel: Channel,
         target: &[u8],
     ) -> Result<Destination, ErrorContent> {
-        let name = String::from_utf8_lossy(target);
-        let Some(engine) = self
-            .engines
-            .by_uuid(&name)
+        let Some(engine) = str::from_utf8(target)
+            .ok()
+            .and_then(|uuid| self.engines.by_uuid(uuid))
             .filter(|engine| !engine.is_pending())
         else {
+            let name = String::from_utf8_lossy(target);
             return Err(ErrorContent::new(
                 "EngineError",
                 format!("no engine with uuid {name} is registered; client.ids says which are"),

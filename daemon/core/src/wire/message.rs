@@ -9,6 +9,7 @@
 use bytes::Bytes;
 use thiserror::Error;
 
+use super::frames::Frames;
 use super::zmtp::detach;
 
 /// The frame between routing ids and the signed message.
@@ -29,7 +30,7 @@ pub enum MessageError {
 /// A message as it came, or as it will be sent.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Message {
-    frames: Vec<Bytes>,
+    frames: Frames,
     delimiter: usize,
 }
 
@@ -38,7 +39,8 @@ impl Message {
     ///
     /// # Errors
     /// The frames have no delimiter, or too few frames follow it.
-    pub fn parse(frames: Vec<Bytes>) -> Result<Self, MessageError> {
+    pub fn parse(frames: impl Into<Frames>) -> Result<Self, MessageError> {
+        let frames = frames.into();
         let delimiter = frames
             .iter()
             .position(|f| f.as_ref() == DELIMITER)
@@ -94,22 +96,23 @@ impl Message {
 
     /// All frames, with `routing` in place of the routing frames that came; nothing signed changes.
     #[must_use]
-    pub fn into_frames_via(mut self, routing: impl IntoIterator<Item = Bytes>) -> Vec<Bytes> {
-        self.frames.splice(..self.delimiter, routing);
+    pub fn into_frames_via(mut self, routing: impl IntoIterator<Item = Bytes>) -> Frames {
+        self.frames.replace_first(self.delimiter, routing);
         self.frames
     }
 
     /// All frames as they are.
     #[must_use]
-    pub fn into_frames(self) -> Vec<Bytes> {
+    pub fn into_frames(self) -> Frames {
         self.frames
     }
 
     /// Gives small frames memory of their own, and no more than they need. For whoever keeps a message: the
     /// read buffer that they came in is shared with other traffic and would stay as long.
     pub fn detach(&mut self) {
-        detach(&mut self.frames);
-        self.frames.shrink_to_fit();
+        let frames = self.frames.list_mut();
+        detach(frames);
+        frames.shrink_to_fit();
     }
 
     /// Frames, routing frames and delimiter included.
@@ -164,8 +167,8 @@ mod tests {
         assert_eq!(m.buffers(), frames(&["x"]));
         assert_eq!(m.size(), 17);
         assert_eq!(
-            m.into_frames_via([Bytes::from("z")]),
-            frames(&["z", "<IDS|MSG>", "s", "h", "p", "m", "c", "x"])
+            *m.into_frames_via([Bytes::from("z")]),
+            *frames(&["z", "<IDS|MSG>", "s", "h", "p", "m", "c", "x"])
         );
     }
 

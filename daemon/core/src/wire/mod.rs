@@ -4,6 +4,8 @@
 pub mod date;
 /// Flat JSON objects, read in passing.
 pub(crate) mod flat;
+/// The frames of a message.
+pub mod frames;
 /// The parts of a header that a controller reads.
 pub mod header;
 /// One multipart message: routing frames, delimiter, signature, four JSON parts, buffers.

@@ -161,16 +161,18 @@ impl Pool {
     fn carry_out(&mut self) {
         while let Some(command) = self.controller.poll_command() {
             match command {
-                Command::Send { peer, frames } => {
-                    self.inboxes.entry(peer).or_default().push_back(frames)
-                }
+                Command::Send { peer, frames } => self
+                    .inboxes
+                    .entry(peer)
+                    .or_default()
+                    .push_back(frames.into()),
                 Command::Publish { channel, frames } => {
                     let subscribers = self.channels.iter().filter(|(_, c)| **c == channel);
                     for (peer, _) in subscribers {
                         self.inboxes
                             .entry(*peer)
                             .or_default()
-                            .push_back(frames.clone());
+                            .push_back(frames.clone().into());
                     }
                 }
                 Command::Close { peer, .. } => {
@@ -263,7 +265,10 @@ impl Pool {
             [&header, &json!({}), &metadata, &content],
             &["argument"],
         );
-        self.event(Event::Message { peer, frames });
+        self.event(Event::Message {
+            peer,
+            frames: frames.into(),
+        });
         header["msg_id"].as_str().unwrap().to_owned()
     }
 
@@ -298,7 +303,10 @@ impl Pool {
         // Routing ids are bytes, not text.
         frames.splice(0..0, request.routing.iter().cloned());
         assert_eq!(routing.len(), request.routing.len());
-        self.event(Event::Message { peer, frames });
+        self.event(Event::Message {
+            peer,
+            frames: frames.into(),
+        });
     }
 
     pub fn reply_ok(&mut self, peer: PeerId, request: &Received, uuid: &str) {
@@ -397,7 +405,7 @@ impl Pool {
         while let Some(frames) = self.poll_frames(engine.hb_ping) {
             self.event(Event::Message {
                 peer: engine.hb_pong,
-                frames,
+                frames: frames.into(),
             });
         }
     }

@@ -285,7 +285,10 @@ impl World {
                         )
                     });
                 }
-                self.tell(Event::Message { peer, frames });
+                self.tell(Event::Message {
+                    peer,
+                    frames: frames.into(),
+                });
             }
             Packet::Bye => {
                 self.outside.net.forget(peer);
@@ -339,7 +342,7 @@ impl World {
                     if self
                         .outside
                         .net
-                        .send_to_peer(&mut self.outside.chance, peer, frames)
+                        .send_to_peer(&mut self.outside.chance, peer, frames.into())
                     {
                         congested.push(peer);
                     }
@@ -356,11 +359,11 @@ impl World {
                     let to: Vec<PeerId> = to.map(|(peer, _)| *peer).collect();
                     for peer in to {
                         let frames = frames.clone();
-                        if self
-                            .outside
-                            .net
-                            .send_to_peer(&mut self.outside.chance, peer, frames)
-                        {
+                        if self.outside.net.send_to_peer(
+                            &mut self.outside.chance,
+                            peer,
+                            frames.into(),
+                        ) {
                             congested.push(peer);
                         }
                     }

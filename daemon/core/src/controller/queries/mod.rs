@@ -145,7 +145,7 @@ impl Controller {
         );
         self.commands.push_back(Command::Publish {
             channel: Channel::Notification,
-            frames,
+            frames: frames.into(),
         });
         self.shutdown_at
             .get_or_insert(now.monotonic + SHUTDOWN_PAUSE);

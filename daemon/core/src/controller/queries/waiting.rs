@@ -77,7 +77,7 @@ impl Controller {
                 frames.extend(buffers);
                 self.commands.push_back(Command::Send {
                     peer: asker.peer,
-                    frames,
+                    frames: frames.into(),
                 });
             }
             // What is not there need not be purged: after a culling, clients name ids that are gone.

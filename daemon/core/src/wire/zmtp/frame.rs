@@ -49,6 +49,15 @@ impl Header {
     }
 }
 
+/// Bytes of the header that [`put_header`] writes for a body of this length.
+pub(crate) fn header_size(body: usize) -> usize {
+    if u8::try_from(body).is_ok() {
+        2
+    } else {
+        HEADER_MAX
+    }
+}
+
 /// Appends the header of a frame with these flags and this body length.
 pub(super) fn put_header(out: &mut Vec<u8>, flags: u8, body: usize) {
     match u8::try_from(body) {

@@ -10,9 +10,10 @@ use std::mem;
 use bytes::buf::Limit;
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 
+use super::bounded;
 use super::error::Error;
-use super::frame::Header;
-use crate::limits::LARGE_FRAME;
+use super::frame::{Header, header_size};
+use crate::limits::{FRAME_OVERHEAD, LARGE_FRAME};
 
 /// Size of the shared chunk: some hundred small messages, and below what allocators hand out as
 /// mappings of their own.
@@ -20,6 +21,12 @@ const CHUNK: usize = 64 << 10;
 
 /// Least room that a read is offered.
 const ROOM_MIN: usize = 16 << 10;
+
+/// Frames that are cut at once: those of a usual request and some more.
+pub(super) const RUN: usize = 16;
+
+/// Frames that may come before those that are here when a message is passed on.
+const ROUTE: usize = 2;
 
 /// First memory of a large frame.
 const LARGE_FIRST: usize = 64 << 10;
@@ -82,6 +89,16 @@ pub(super) struct Frame {
     pub(super) body: Body,
 }
 
+/// Frames that were cut at once.
+pub(super) struct Run {
+    /// All of them as they came.
+    pub(super) bytes: Bytes,
+    /// Whether the last of its message is among them.
+    pub(super) is_last: bool,
+    /// Whether they are small and have the headers that we would write.
+    pub(super) is_plain: bool,
+}
+
 /// A large frame that is on its way.
 struct Large {
     header: Header,
@@ -142,6 +159,47 @@ impl Intake {
     /// Bytes of a large frame that have come, while the rest has not.
     pub(super) fn large_bytes(&self) -> usize {
         self.large.as_ref().map_or(0, |l| l.bytes.len())
+    }
+
+    /// Cuts frames of one message that lie whole in what came, if there are any: up to `RUN` at once, for each cut
+    /// counts references. They may cost `left` with their overhead. What is wrong, too much, a command or not all
+    /// there is left to [`Self::next_frame`].
+    pub(super) fn next_run(&mut self, frames: &mut Vec<Bytes>, mut left: usize) -> Option<Run> {
+        if self.large.is_some() {
+            return None;
+        }
+        let mut places = [(0, 0); RUN];
+        let (mut count, mut end, mut is_last, mut is_plain) = (0, 0, false, true);
+        while count < RUN
+            && !is_last
+            && let Ok(Some(header)) = Header::parse(&self.input[end..])
+            && !header.command
+            && let Some(length) = bounded(header.body, left.saturating_sub(FRAME_OVERHEAD))
+            && self.input.len() - end - header.size >= length
+        {
+            let start = end + header.size;
+            end = start + length;
+            left -= length + FRAME_OVERHEAD;
+            places[count] = (start, end);
+            count += 1;
+            is_last = !header.more;
+            is_plain &= length < LARGE_FRAME && header.size == header_size(length);
+        }
+        if count == 0 {
+            return None;
+        }
+        let bytes = self.input.split_to(end).freeze();
+        frames.reserve(count + ROUTE);
+        frames.extend(
+            places[..count]
+                .iter()
+                .map(|&(start, end)| bytes.slice(start..end)),
+        );
+        Some(Run {
+            bytes,
+            is_last,
+            is_plain,
+        })
     }
 
     /// The next frame if all of it is there. `check` sees each header once or more, before any memory

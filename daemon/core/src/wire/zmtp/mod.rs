@@ -42,6 +42,7 @@ use bytes::{BufMut, Bytes};
 
 pub use self::curve::{PublicKey, SecretKey};
 pub use self::error::Error;
+pub(crate) use self::frame::header_size;
 pub use self::intake::{ReadPool, detach};
 pub use self::outbox::{Loss, Outbox};
 
@@ -51,6 +52,7 @@ use self::greeting::{GREETING, Greeting, greeting};
 use self::handshake::{Deciding, Opening, check_handshake};
 use self::intake::Intake;
 use self::metadata::put_metadata;
+use super::frames::Frames;
 use crate::channel::SocketType;
 use crate::limits::{COMMAND_BYTES_MAX, FRAME_OVERHEAD};
 
@@ -108,7 +110,7 @@ pub enum Event {
         /// The long-term key of a CURVE client.
         curve_key: Option<PublicKey>,
     },
-    Message(Vec<Bytes>),
+    Message(Frames),
     /// The peer wants messages that begin with this.
     Subscribe(Bytes),
     Unsubscribe(Bytes),
@@ -202,12 +204,17 @@ impl Link {
     }
 
     /// Appends a message. Does nothing before [`Event::Ready`].
-    pub fn encode(&mut self, frames: &[Bytes], out: &mut Outbox) {
+    pub fn encode(&mut self, frames: &Frames, out: &mut Outbox) {
         let last = frames.len().saturating_sub(1);
-        for (i, body) in frames.iter().enumerate() {
+        let (single, rest) = match (&self.state, frames.split_tail()) {
+            (State::Clear, (single, Some(rest))) => (single, rest.as_ref()),
+            _ => (&**frames, &[][..]),
+        };
+        for (i, body) in single.iter().enumerate() {
             let flags = if i < last { MORE } else { 0 };
             self.put_frame(flags, body, out);
         }
+        out.put(rest.len(), |tail| tail.extend_from_slice(rest));
         out.end_message();
     }
 
@@ -217,7 +224,7 @@ impl Link {
             self.put_traffic_command("SUBSCRIBE", prefix, out);
         } else {
             let message = [&[1], prefix].concat();
-            self.encode(&[Bytes::from(message)], out);
+            self.encode(&[Bytes::from(message)].into(), out);
         }
     }
 

@@ -6,11 +6,13 @@ use bytes::{Buf, Bytes};
 
 use super::command::{Command, put_command};
 use super::frame::{self, COMMAND, Header, put_header};
+use super::intake::RUN;
 use super::{Error, Event, Link, Outbox, State, bounded, curve};
 use crate::channel::SocketType;
 use crate::limits::{
     COMMAND_BYTES_MAX, FRAME_OVERHEAD, FRAMES_PER_MESSAGE_MAX, LARGE_FRAME, PONG_BACKLOG_MAX,
 };
+use crate::wire::frames::Frames;
 
 /// Frames of a usual request: route, delimiter, signature, four parts, three or four buffers.
 const FRAMES_USUAL: usize = 12;
@@ -18,6 +20,11 @@ const FRAMES_USUAL: usize = 12;
 impl Link {
     pub(super) fn next_traffic(&mut self, out: &mut Outbox) -> Result<Option<Event>, Error> {
         loop {
+            if matches!(self.state, State::Clear)
+                && let Some(frames) = self.next_plain_message()
+            {
+                return Ok(self.message_event(frames));
+            }
             let max = self.message_bytes_max;
             let left = max.saturating_sub(self.message_bytes + FRAME_OVERHEAD);
             let encrypted = matches!(self.state, State::Curve(_));
@@ -46,27 +53,55 @@ impl Link {
         }
     }
 
+    /// Takes what came of a message in frames that are not encrypted, and returns it if it is complete.
+    fn next_plain_message(&mut self) -> Option<Frames> {
+        while self.frames.len() + RUN < FRAMES_PER_MESSAGE_MAX {
+            let before = self.frames.len();
+            let left = self.message_bytes_max.saturating_sub(self.message_bytes);
+            let run = self.intake.next_run(&mut self.frames, left)?;
+            let new = self.frames[before..].iter();
+            self.message_bytes += new.map(|frame| frame.len() + FRAME_OVERHEAD).sum::<usize>();
+            if run.is_last {
+                let frames = self.end_message();
+                return Some(if run.is_plain {
+                    Frames::received(frames, before, run.bytes)
+                } else {
+                    frames.into()
+                });
+            }
+        }
+        None
+    }
+
     fn handle_frame(&mut self, more: bool, body: Bytes) -> Result<Option<Event>, Error> {
         self.message_bytes += body.len() + FRAME_OVERHEAD;
         if self.frames.is_empty() {
             self.frames.reserve(FRAMES_USUAL);
         }
         self.frames.push(body);
-        if more {
-            if self.frames.len() >= FRAMES_PER_MESSAGE_MAX {
-                return Err(Error::TooManyFrames(FRAMES_PER_MESSAGE_MAX));
-            }
-            return Ok(None);
+        if !more {
+            let frames = self.end_message();
+            return Ok(self.message_event(frames.into()));
         }
+        if self.frames.len() >= FRAMES_PER_MESSAGE_MAX {
+            return Err(Error::TooManyFrames(FRAMES_PER_MESSAGE_MAX));
+        }
+        Ok(None)
+    }
+
+    fn end_message(&mut self) -> Vec<Bytes> {
         self.message_bytes = 0;
         self.detached = 0;
-        let frames = mem::take(&mut self.frames);
-        Ok(match self.socket_type {
+        mem::take(&mut self.frames)
+    }
+
+    fn message_event(&self, frames: Frames) -> Option<Event> {
+        match self.socket_type {
             SocketType::Pub | SocketType::XPub => subscription(&frames),
             SocketType::Dealer | SocketType::Router | SocketType::Sub | SocketType::XSub => {
                 Some(Event::Message(frames))
             }
-        })
+        }
     }
 
     fn handle_command(&mut self, body: Bytes, out: &mut Outbox) -> Result<Option<Event>, Error> {
