@@ -131,8 +131,8 @@ def starts(pool, pi) -> str:
 
 
 def killed(pool, pi) -> str:
-    """Whom the kernel ended for want of memory."""
-    return pool.on(pi, "sudo", "journalctl", "--boot", "--dmesg", "--no-pager", "--grep='Killed process'", check=False)
+    """Whom the kernel ended for want of memory. It says so itself: the journal may be late after such a moment."""
+    return pool.on(pi, "sudo", "sh", "-c", "'dmesg | grep \"Killed process\"'", check=False)
 
 
 def test_an_engine_over_its_limit_ends_and_the_one_beside_it_works_on(pool):
