@@ -195,7 +195,7 @@ class Pi:
             *("-device", f"virtio-net-{bus},netdev=lan,mac={self.mac}" + (",romfile=" if bus == "pci" else "")),
             *("-device", f"virtio-rng-{bus}", "-display", "none", "-monitor", "none", "-no-reboot"),
             *("-serial", f"file:{log}"),
-            *(("-device", f"virtio-gpu-{bus}", "-qmp", f"unix:{self.orders},server,nowait") if self.screen else ()),
+            *(("-device", f"virtio-gpu-{bus},xres=640,yres=400", "-qmp", f"unix:{self.orders},server,nowait") if self.screen else ()),
         ]
 
     @property
