@@ -187,6 +187,8 @@ class Pi:
             "arm64": ("qemu-system-aarch64", "cortex-a53", "pci"),
             "armhf": ("qemu-system-arm", "cortex-a7", "device"),
         }[self.arch]
+        # The smallest on which the console has its usual letters.
+        screen = ("-device", f"virtio-gpu-{bus},xres=640,yres=400", "-qmp", f"unix:{self.orders},server,nowait")
         return [
             *(emulator, "-M", "virt", "-cpu", cpu, "-smp", str(self.cores), "-m", str(self.memory)),
             *("-kernel", next(files.glob("vmlinuz*")), "-initrd", next(files.glob("initrd*.img")), "-append", options),
@@ -195,7 +197,7 @@ class Pi:
             *("-device", f"virtio-net-{bus},netdev=lan,mac={self.mac}" + (",romfile=" if bus == "pci" else "")),
             *("-device", f"virtio-rng-{bus}", "-display", "none", "-monitor", "none", "-no-reboot"),
             *("-serial", f"file:{log}"),
-            *(("-device", f"virtio-gpu-{bus},xres=640,yres=400", "-qmp", f"unix:{self.orders},server,nowait") if self.screen else ()),
+            *(screen if self.screen else ()),
         ]
 
     @property
