@@ -343,6 +343,26 @@ fn a_message_that_does_not_end_is_cut_off() {
 }
 
 #[test]
+fn frames_without_a_body_do_not_lift_the_bound() {
+    // Its bound is the smallest there is: one command.
+    let (mut a, mut b) = (
+        End::null(SocketType::Sub, ""),
+        End::null(SocketType::Pub, ""),
+    );
+    talk(&mut a, &mut b, 1000).unwrap();
+    let mut bytes = Vec::new();
+    for size in [COMMAND_BYTES_MAX, 0, 0] {
+        frame::put_header(&mut bytes, MORE, size);
+        bytes.resize(bytes.len() + size, 0);
+    }
+    b.feed(&bytes).unwrap();
+    assert!(matches!(
+        b.feed(&[MORE, 1, 0]),
+        Err(Error::MessageTooLarge { claimed: 1, .. })
+    ));
+}
+
+#[test]
 fn waiting_frames_do_not_hold_the_shared_chunk() {
     let (_, mut b) = null_pair();
     b.feed(&[MORE, 3, 1, 2, 3, MORE, 1, 4]).unwrap();
