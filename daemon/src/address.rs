@@ -80,6 +80,12 @@ pub fn location(
     routable(interfaces, default_route)
 }
 
+/// The address at which other machines reach this one now, if they do.
+#[must_use]
+pub fn own() -> Option<Ipv4Addr> {
+    routable(&interfaces(), default_route().as_deref())
+}
+
 fn routable(interfaces: &[NetworkInterface], default_route: Option<&str>) -> Option<Ipv4Addr> {
     interfaces
         .iter()

@@ -40,17 +40,11 @@ impl Location {
         loop {
             look.tick().await;
             // Without any, others may still know the old one when it comes back.
-            if let Some(address) = own_address()
+            if let Some(address) = address::own()
                 && self.current.replace(address) != Some(address)
             {
                 return address;
             }
         }
     }
-}
-
-fn own_address() -> Option<Ipv4Addr> {
-    let route = address::default_route();
-    let everywhere = [Ipv4Addr::UNSPECIFIED];
-    address::location(&everywhere, false, &address::interfaces(), route.as_deref())
 }

@@ -207,14 +207,16 @@ impl Link {
     pub fn encode(&mut self, frames: &Frames, out: &mut Outbox) {
         let last = frames.len().saturating_sub(1);
         let (single, rest) = match (&self.state, frames.split_tail()) {
-            (State::Clear, (single, Some(rest))) => (single, rest.as_ref()),
-            _ => (&**frames, &[][..]),
+            (State::Clear, split) => split,
+            _ => (&**frames, None),
         };
         for (i, body) in single.iter().enumerate() {
             let flags = if i < last { MORE } else { 0 };
             self.put_frame(flags, body, out);
         }
-        out.put(rest.len(), |tail| tail.extend_from_slice(rest));
+        if let Some(rest) = rest {
+            out.put(rest.len(), |tail| tail.extend_from_slice(rest));
+        }
         out.end_message();
     }
 
