@@ -245,6 +245,7 @@ impl Link {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use piparallel_core::wire::message::SignedPart;
     use zeromq::RouterSocket;
 
     fn file(port: u16) -> Map<String, Value> {
@@ -271,13 +272,13 @@ mod tests {
         let header = json!({"msg_id": "x", "msg_type": msg_type}).to_string();
         let parts = [
             Bytes::from(header),
-            message.header().clone(),
+            message.bytes(SignedPart::Header),
             Bytes::from("{}"),
             Bytes::from(content.to_string()),
         ];
         let signature = Signer::new(key.as_bytes()).sign(&parts);
         let mut frames = vec![
-            message.routing()[0].clone(),
+            message.route().unwrap(),
             Bytes::from_static(DELIMITER),
             signature,
         ];

@@ -24,7 +24,7 @@ struct Lease {
 impl Credit {
     /// Charges the large frames of a message.
     pub(super) fn charge(self: &Arc<Self>, frames: &mut Frames) {
-        let is_large = |frame: &Bytes| frame.len() >= LARGE_FRAME;
+        let is_large = |frame: &[u8]| frame.len() >= LARGE_FRAME;
         if !frames.iter().any(is_large) {
             return;
         }
@@ -82,7 +82,7 @@ mod tests {
         ]);
         credit.charge(&mut frames);
         assert_eq!(credit.in_flight(), LARGE_FRAME);
-        let clone = frames[1].clone();
+        let clone = frames.bytes(1);
         drop(frames);
         assert_eq!(credit.in_flight(), LARGE_FRAME);
         drop(clone);

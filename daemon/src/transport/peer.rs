@@ -211,7 +211,7 @@ impl Peer {
         }
     }
 
-    pub(super) fn wants(&self, topic: &Bytes) -> bool {
+    pub(super) fn wants(&self, topic: &[u8]) -> bool {
         let topics = self.topics.borrow();
         topics.iter().any(|t| topic.starts_with(t))
     }

@@ -9,7 +9,6 @@ use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
 use piparallel_core::channel::Channel;
 use piparallel_core::ids::PeerId;
 use piparallel_core::limits::LARGE_FRAME;
@@ -120,9 +119,9 @@ impl Shared {
     pub(super) fn push_event(&self, event: Event) {
         let mut events = self.events.borrow_mut();
         if let Event::Message { frames, .. } = &event {
-            events.bytes += frames.iter().map(Bytes::len).sum::<usize>();
+            events.bytes += frames.iter().map(<[u8]>::len).sum::<usize>();
             let large = frames.iter().filter(|frame| frame.len() >= LARGE_FRAME);
-            let large: usize = large.map(Bytes::len).sum();
+            let large: usize = large.map(<[u8]>::len).sum();
             self.large_received.update(|sum| sum + large as u64);
         }
         events.queue.push(event);
@@ -312,7 +311,7 @@ impl Shared {
     // What goes out.
 
     pub(super) fn publish(&self, channel: Channel, frames: &Frames) {
-        let Some(topic) = frames.first() else {
+        let Some(topic) = frames.get(0) else {
             return;
         };
         if let Some(peers) = self.subscribers.borrow().get(&channel) {

@@ -121,7 +121,7 @@ async fn publishes(kind: &str, security: Security, server: Option<&str>) {
             _ => None,
         })
         .await;
-    assert_eq!(*frames, ["stream", "hello"]);
+    assert_eq!(Vec::from(frames), ["stream", "hello"]);
     peer.go_on().await;
     lab.serve(peer.line()).await;
 }

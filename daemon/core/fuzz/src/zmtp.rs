@@ -105,7 +105,7 @@ impl End {
             }
             Event::Message(frames) => {
                 assert!(self.is_ready && !frames.is_empty());
-                assert!(frames.iter().map(Bytes::len).sum::<usize>() <= MESSAGE_BYTES_MAX);
+                assert!(frames.iter().map(<[u8]>::len).sum::<usize>() <= MESSAGE_BYTES_MAX);
                 self.messages.push(frames.into());
             }
             Event::Subscribe(_) | Event::Unsubscribe(_) | Event::Pong => assert!(self.is_ready),

@@ -21,7 +21,7 @@ use crate::channel::Channel;
 use crate::clock::Now;
 use crate::ids::{EngineId, EngineUuid, MsgId, PeerId};
 use crate::limits::BROADCAST_TARGETS_MAX;
-use crate::wire::message::Message;
+use crate::wire::message::{Message, SignedPart};
 
 #[derive(Deserialize)]
 struct BroadcastMetadata {
@@ -144,7 +144,7 @@ impl Controller {
             .collect();
         let gathering = Gathering {
             client: request.client.clone(),
-            header: message.header().clone(),
+            header: message.bytes(SignedPart::Header),
             reply_type: request.header.reply_type(),
             missing: targets.len(),
             targets,
@@ -181,13 +181,13 @@ impl Controller {
             });
             let parts = [
                 compose::json(&header),
-                message.parent_header().clone(),
+                message.bytes(SignedPart::ParentHeader),
                 compose::json(&metadata),
-                message.content().clone(),
+                message.bytes(SignedPart::Content),
             ];
             let mut frames = vec![request.client.clone()];
             frames.extend(self.composer.sealed(parts));
-            frames.extend_from_slice(message.buffers());
+            frames.extend(message.buffers());
             if let Ok(copy) = Message::parse(frames) {
                 self.send_copy(now, request, uuid, copy_id, copy);
             }
@@ -270,12 +270,12 @@ impl Controller {
         if let Some(original) = original.filter(|id| self.broadcasts.gatherings.contains_key(id)) {
             let answer = if reply.ok {
                 Answer::Ok {
-                    buffers: message.buffers().to_vec(),
+                    buffers: message.buffers().collect(),
                     started: reply.started.map(Cow::into_owned),
                 }
             } else {
                 Answer::Failed {
-                    content: message.content().clone(),
+                    content: message.bytes(SignedPart::Content),
                 }
             };
             self.gather(now, &original, uuid, answer);

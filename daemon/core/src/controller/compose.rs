@@ -165,7 +165,7 @@ mod tests {
         );
         assert_eq!(
             m.content(),
-            r#"{"status":"error","ename":"KeyError","evalue":"no such thing","traceback":["KeyError: no such thing"],"engine_info":{}}"#
+            br#"{"status":"error","ename":"KeyError","evalue":"no such thing","traceback":["KeyError: no such thing"],"engine_info":{}}"#
         );
     }
 }

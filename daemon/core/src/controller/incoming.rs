@@ -10,7 +10,7 @@ use crate::clock::Now;
 use crate::ids::PeerId;
 use crate::limits::ID_LENGTH_MAX;
 use crate::wire::frames::Frames;
-use crate::wire::message::Message;
+use crate::wire::message::{Message, SignedPart};
 use crate::wire::sign::SignatureError;
 
 impl Controller {
@@ -120,7 +120,7 @@ impl Controller {
                 now,
                 from,
                 "hub_error",
-                Some(message.header()),
+                Some(&message.bytes(SignedPart::Header)),
                 compose::json(&error),
             );
         } else if channel.socket_type() == SocketType::Router && channel.side() == Side::Client {

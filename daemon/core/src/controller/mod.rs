@@ -32,7 +32,7 @@ use crate::ids::PeerId;
 use crate::limits::REPLAY_MEMORY;
 use crate::scheduler::{self, TaskScheduler};
 use crate::task_db::Ticket;
-use crate::wire::message::Message;
+use crate::wire::message::{Message, SignedPart};
 use crate::wire::sign::{ReplayGuard, Signer};
 
 mod broadcast;
@@ -384,7 +384,7 @@ impl Controller {
         let mut frames = self.composer.message(
             now,
             request.reply_type(),
-            Some(message.header()),
+            Some(&message.bytes(SignedPart::Header)),
             "{}",
             content,
         );

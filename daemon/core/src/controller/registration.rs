@@ -16,6 +16,7 @@ use crate::channel::Channel;
 use crate::clock::Now;
 use crate::ids::{EngineId, EngineUuid, MsgId, PeerId};
 use crate::limits::{CONNECT_PATIENCE, ID_LENGTH_MAX, LEAVING_GRACE, SAVE_ENGINES_PAUSE};
+use crate::wire::frames::Frames;
 use crate::wire::message::Message;
 
 /// The sockets that an engine needs before it can be given work.
@@ -155,7 +156,7 @@ impl Controller {
     }
 
     /// A heartbeat came back.
-    pub(super) fn handle_pong(&mut self, now: Now, from: PeerId, frames: &[Bytes]) {
+    pub(super) fn handle_pong(&mut self, now: Now, from: PeerId, frames: &Frames) {
         let Some(peer) = self.peers.get(from) else {
             return;
         };
@@ -163,7 +164,7 @@ impl Controller {
             return;
         };
         if !frames
-            .last()
+            .get(frames.len().saturating_sub(1))
             .is_some_and(|text| is_pong(now.monotonic, text))
         {
             let address = peer.address.clone();

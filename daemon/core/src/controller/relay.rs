@@ -33,7 +33,7 @@ impl Controller {
         let Some(request) = self.request_header(now, from, &message) else {
             return;
         };
-        let Some(target) = message.routing().first().cloned() else {
+        let Some(target) = message.route() else {
             let error = ErrorContent::new(
                 "ValueError",
                 "the message names no engine in its first frame",
@@ -212,7 +212,7 @@ impl Controller {
         message: &Message,
     ) -> Option<(Bytes, Bytes)> {
         let peer = self.peers.get(from)?;
-        let Some(client) = message.routing().first() else {
+        let Some(client) = message.route() else {
             let address = &peer.address;
             self.complaints
                 .warn(now.monotonic, "reply without a route", || {
@@ -220,7 +220,7 @@ impl Controller {
                 });
             return None;
         };
-        Some((peer.identity.clone(), client.clone()))
+        Some((peer.identity.clone(), client))
     }
 
     /// Notes a reply on `mux`. Returns whether its request was under way: the client of one that was

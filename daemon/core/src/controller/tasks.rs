@@ -17,7 +17,7 @@ use crate::scheduler::{self, Failure, Outcome, Reply, Requirements, TaskRequest}
 use crate::wire::date;
 use crate::wire::flat::{Flat, Value, members};
 use crate::wire::header::Header;
-use crate::wire::message::Message;
+use crate::wire::message::{Message, SignedPart};
 
 /// A task as the scheduler keeps it: whose it is, and what to send.
 #[derive(Clone, Debug)]
@@ -62,23 +62,19 @@ impl<'a> ReplyMetadata<'a> {
         let mut plain = true;
         let end = members(json, |key, value| {
             match (key, value) {
-                (b"status", Value::Text(text)) => metadata.status = utf8(text),
-                (b"started", Value::Text(text)) => metadata.started = utf8(text),
-                (b"dependencies_met", Value::Literal(literal)) => {
-                    metadata.dependencies_met = Some(literal == b"true");
-                    plain &= matches!(literal, b"true" | b"false");
+                ("status", Value::Text(text)) => metadata.status = Some(Cow::Borrowed(text)),
+                ("started", Value::Text(text)) => metadata.started = Some(Cow::Borrowed(text)),
+                ("dependencies_met", Value::Literal(literal)) => {
+                    metadata.dependencies_met = Some(literal == "true");
+                    plain &= matches!(literal, "true" | "false");
                 }
-                (b"status" | b"started" | b"dependencies_met", _) => plain = false,
+                ("status" | "started" | "dependencies_met", _) => plain = false,
                 _ => {}
             }
             ControlFlow::Continue(())
         });
         (plain && end == Flat::Whole).then_some(metadata)
     }
-}
-
-fn utf8(text: &[u8]) -> Option<Cow<'_, str>> {
-    std::str::from_utf8(text).ok().map(Cow::Borrowed)
 }
 
 impl ReplyMetadata<'_> {
@@ -160,7 +156,7 @@ impl Controller {
         );
         self.record_submit(now, msg_id, request, Queue::Task, None, &message);
         self.waiting_bytes += cost;
-        let metadata = message.metadata().clone();
+        let metadata = message.bytes(SignedPart::Metadata);
         message.detach();
         let payload = TaskJob { client, message };
         let taken = match Requirements::parse(&metadata) {
@@ -278,11 +274,11 @@ impl Controller {
             }
             None => compose::empty_object(),
         };
-        let header = job.message.header();
+        let header = job.message.bytes(SignedPart::Header);
         let mut frames = self.composer.message(
             now,
             "apply_reply",
-            Some(header),
+            Some(&header),
             metadata,
             compose::json(&content),
         );

@@ -2,7 +2,6 @@
 
 use std::borrow::Cow;
 
-use bytes::Bytes;
 use serde::Deserialize;
 
 use crate::limits::{OUTPUT_TEXT_MAX, OUTPUT_VALUE_MAX};
@@ -50,7 +49,7 @@ impl Output {
     /// Reads a message from iopub. `None` for those that are not recorded (`status`, `display_data`,
     /// ...: a record has no place for them) and for malformed ones.
     #[must_use]
-    pub fn parse(msg_type: &str, content: &Bytes) -> Option<Self> {
+    pub fn parse(msg_type: &str, content: &[u8]) -> Option<Self> {
         match msg_type {
             "stream" => {
                 let stream: StreamContent<'_> = serde_json::from_slice(content).ok()?;
@@ -126,9 +125,9 @@ fn append(kept: &mut String, text: &str) {
     }
 }
 
-fn value(content: &Bytes, instead: &str) -> Box<[u8]> {
+fn value(content: &[u8], instead: &str) -> Box<[u8]> {
     if content.len() <= OUTPUT_VALUE_MAX {
-        Box::from(content.as_ref())
+        Box::from(content)
     } else {
         Box::from(instead.as_bytes())
     }
@@ -145,7 +144,7 @@ mod tests {
     use super::*;
 
     fn parse(msg_type: &str, content: &str) -> Option<Output> {
-        Output::parse(msg_type, &Bytes::copy_from_slice(content.as_bytes()))
+        Output::parse(msg_type, content.as_bytes())
     }
 
     #[test]

@@ -6,7 +6,7 @@
 use bytes::Bytes;
 
 use crate::limits::SHARED_PART_MIN;
-use crate::wire::message::Message;
+use crate::wire::message::{Message, SignedPart};
 
 /// What a message holds besides signature and parent header.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -35,23 +35,56 @@ impl Parts {
     /// Packs the parts of a message.
     #[must_use]
     pub fn new(header: &Bytes, metadata: &Bytes, content: &Bytes, buffers: &[Bytes]) -> Self {
-        let parts = || [header, metadata, content].into_iter().chain(buffers);
-        let count = FIXED + buffers.len();
-        let small = |part: &&Bytes| part.len() < SHARED_PART_MIN;
-        let small_bytes: usize = parts().filter(small).map(Bytes::len).sum();
+        let fixed = [header, metadata, content];
+        let part = |n: usize| {
+            fixed
+                .get(n)
+                .map_or_else(|| &buffers[n - FIXED], |part| *part)
+        };
+        Self::pack(FIXED + buffers.len(), |n| part(n), |n| part(n).clone())
+    }
+
+    #[must_use]
+    pub fn from_message(message: &Message) -> Self {
+        let fixed = [
+            SignedPart::Header,
+            SignedPart::Metadata,
+            SignedPart::Content,
+        ];
+        Self::pack(
+            FIXED + message.buffer_count(),
+            |n| match fixed.get(n) {
+                Some(part) => message.part(*part),
+                None => message.buffer(n - FIXED),
+            },
+            |n| match fixed.get(n) {
+                Some(part) => message.bytes(*part),
+                None => message.buffer_bytes(n - FIXED),
+            },
+        )
+    }
+
+    /// Packs `count` parts: copies the small ones, and asks `share` for the others.
+    fn pack<'a>(
+        count: usize,
+        part: impl Fn(usize) -> &'a [u8],
+        share: impl Fn(usize) -> Bytes,
+    ) -> Self {
+        let is_small = |n: &usize| part(*n).len() < SHARED_PART_MIN;
+        let small_bytes: usize = (0..count).filter(is_small).map(|n| part(n).len()).sum();
         let mut packed = Vec::with_capacity(count * ENTRY + small_bytes);
         let mut large = Vec::new();
-        for part in parts() {
-            let entry = if small(&part) {
-                part.len()
+        for n in 0..count {
+            let entry = if is_small(&n) {
+                part(n).len()
             } else {
-                large.push(part.clone());
+                large.push(share(n));
                 LARGE as usize | (large.len() - 1)
             };
             packed.extend_from_slice(&u32::try_from(entry).unwrap_or(LARGE).to_le_bytes());
         }
-        for part in parts().filter(small) {
-            packed.extend_from_slice(part);
+        for n in (0..count).filter(is_small) {
+            packed.extend_from_slice(part(n));
         }
         Self {
             packed: packed.into_boxed_slice(),
@@ -59,16 +92,6 @@ impl Parts {
             count: u32::try_from(count).unwrap_or(u32::MAX),
             buffer_bytes_lost: 0,
         }
-    }
-
-    #[must_use]
-    pub fn from_message(message: &Message) -> Self {
-        Self::new(
-            message.header(),
-            message.metadata(),
-            message.content(),
-            message.buffers(),
-        )
     }
 
     /// A message of which only the header is known.

@@ -13,7 +13,7 @@ use super::parts::Parts;
 use crate::ids::{EngineUuid, MsgId};
 use crate::wire::date;
 use crate::wire::header::Header;
-use crate::wire::message::Message;
+use crate::wire::message::{Message, SignedPart};
 
 /// How a request reached its engine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -225,7 +225,7 @@ impl Reply {
             completed,
             received,
             engine,
-            request_header: message.parent_header().clone(),
+            request_header: message.bytes(SignedPart::ParentHeader),
         }
     }
 

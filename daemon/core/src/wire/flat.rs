@@ -10,9 +10,9 @@ use std::ops::ControlFlow;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Value<'a> {
     /// A text without escapes.
-    Text(&'a [u8]),
+    Text(&'a str),
     /// `true`, `false`, `null`, or what may be a number.
-    Literal(&'a [u8]),
+    Literal(&'a str),
 }
 
 /// How the reading of an object ended.
@@ -29,71 +29,85 @@ pub(crate) enum Flat {
 /// Hands each member to `member`, in order, until it breaks.
 pub(crate) fn members<'a>(
     json: &'a [u8],
-    mut member: impl FnMut(&'a [u8], Value<'a>) -> ControlFlow<()>,
+    member: impl FnMut(&'a str, Value<'a>) -> ControlFlow<()>,
 ) -> Flat {
-    let mut read = || {
-        if has_escapes_or_lines(json) {
-            return None;
+    match std::str::from_utf8(json) {
+        Ok(json) if !has_escapes_or_lines(json) => {
+            let mut reader = Reader { json, at: 0 };
+            reader.object(member).unwrap_or(Flat::Not)
         }
-        let mut rest = after(json, b'{')?;
-        if let Some(tail) = after(rest, b'}') {
-            return at_end(tail).then_some(Flat::Whole);
+        _ => Flat::Not,
+    }
+}
+
+struct Reader<'a> {
+    json: &'a str,
+    /// What is before it was read.
+    at: usize,
+}
+
+impl<'a> Reader<'a> {
+    fn object(
+        &mut self,
+        mut member: impl FnMut(&'a str, Value<'a>) -> ControlFlow<()>,
+    ) -> Option<Flat> {
+        self.expect(b'{')?;
+        if self.next() == Some(b'}') {
+            self.at += 1;
+            return self.end();
         }
         loop {
-            let (key, tail) = text(rest)?;
-            let (value, tail) = value(after(tail, b':')?)?;
-            if member(key, value).is_break() {
+            let key = self.text()?;
+            self.expect(b':')?;
+            if member(key, self.value()?).is_break() {
                 return Some(Flat::Stopped);
             }
-            match after(tail, b',') {
-                Some(tail) => rest = tail,
-                None => return at_end(after(tail, b'}')?).then_some(Flat::Whole),
+            if self.expect(b',').is_none() {
+                self.expect(b'}')?;
+                return self.end();
             }
         }
-    };
-    read().unwrap_or(Flat::Not)
-}
-
-fn at_end(rest: &[u8]) -> bool {
-    skip_space(rest).is_empty()
-}
-
-/// What follows `wanted`, which may have spaces before it.
-fn after(json: &[u8], wanted: u8) -> Option<&[u8]> {
-    match skip_space(json) {
-        [first, rest @ ..] if *first == wanted => Some(rest),
-        _ => None,
     }
-}
 
-fn skip_space(mut json: &[u8]) -> &[u8] {
-    while let [b' ', rest @ ..] = json {
-        json = rest;
+    fn end(&mut self) -> Option<Flat> {
+        self.next().is_none().then_some(Flat::Whole)
     }
-    json
-}
 
-/// A value, and what follows it.
-fn value(json: &[u8]) -> Option<(Value<'_>, &[u8])> {
-    let json = skip_space(json);
-    if json.first() == Some(&b'"') {
-        let (value, rest) = text(json)?;
-        return Some((Value::Text(value), rest));
+    /// What comes next but for spaces.
+    fn next(&mut self) -> Option<u8> {
+        let bytes = self.json.as_bytes();
+        while let Some(b' ') = bytes.get(self.at) {
+            self.at += 1;
+        }
+        bytes.get(self.at).copied()
     }
-    let end = json
-        .iter()
-        .position(|c| !matches!(c, b'a'..=b'z' | b'0'..=b'9' | b'+' | b'-' | b'.' | b'E'))?;
-    let (literal, rest) = json.split_at(end);
-    let known = matches!(literal, b"true" | b"false" | b"null");
-    let number = matches!(literal, [b'-' | b'0'..=b'9', ..]);
-    (known || number).then_some((Value::Literal(literal), rest))
-}
 
-/// A text, and what follows it.
-fn text(json: &[u8]) -> Option<(&[u8], &[u8])> {
-    let start = after(json, b'"')?;
-    let end = find_quote(start)?;
-    Some((&start[..end], &start[end + 1..]))
+    fn expect(&mut self, wanted: u8) -> Option<()> {
+        (self.next() == Some(wanted)).then(|| self.at += 1)
+    }
+
+    fn text(&mut self) -> Option<&'a str> {
+        self.expect(b'"')?;
+        let rest = self.json.get(self.at..)?;
+        let text = rest.get(..find_quote(rest.as_bytes())?)?;
+        self.at += text.len() + 1;
+        Some(text)
+    }
+
+    fn value(&mut self) -> Option<Value<'a>> {
+        if self.next() == Some(b'"') {
+            return self.text().map(Value::Text);
+        }
+        let rest = self.json.get(self.at..)?;
+        let end = rest
+            .bytes()
+            .position(|c| !matches!(c, b'a'..=b'z' | b'0'..=b'9' | b'+' | b'-' | b'.' | b'E'))?;
+        let literal = rest.get(..end)?;
+        self.at += end;
+        let known = matches!(literal, "true" | "false" | "null");
+        let number = literal.starts_with(|c: char| c == '-' || c.is_ascii_digit());
+        (known || number).then_some(Value::Literal(literal))
+    }
 }
 
 /// Where the first quote is. Eight bytes at a time: in a word, the lowest byte that the test marks is one; only those
@@ -114,10 +128,9 @@ fn find_quote(bytes: &[u8]) -> Option<usize> {
 }
 
 /// Whether there is a backslash or a control character. Looks at all bytes, for compilers do that many at a time.
-fn has_escapes_or_lines(json: &[u8]) -> bool {
-    json.iter().fold(false, |found, &byte| {
-        found | (byte < b' ') | (byte == b'\\')
-    })
+fn has_escapes_or_lines(json: &str) -> bool {
+    json.bytes()
+        .fold(false, |found, byte| found | (byte < b' ') | (byte == b'\\'))
 }
 
 #[cfg(test)]
@@ -127,10 +140,9 @@ mod tests {
 
     fn all(json: &str) -> (Flat, Vec<(String, String)>) {
         let mut found = Vec::new();
-        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
         let end = members(json.as_bytes(), |key, value| {
             let (Value::Text(value) | Value::Literal(value)) = value;
-            found.push((text(key), text(value)));
+            found.push((key.to_owned(), value.to_owned()));
             ControlFlow::Continue(())
         });
         (end, found)

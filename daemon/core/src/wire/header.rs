@@ -42,8 +42,8 @@ impl<'a> Header<'a> {
     pub fn msg_id_of(json: &'a [u8]) -> Result<Cow<'a, str>, serde_json::Error> {
         let mut msg_id = None;
         let _ = members(json, |key, value| match (key, value) {
-            (b"msg_id", Value::Text(text)) => {
-                msg_id = std::str::from_utf8(text).ok();
+            ("msg_id", Value::Text(text)) => {
+                msg_id = Some(text);
                 ControlFlow::Break(())
             }
             _ => ControlFlow::Continue(()),
@@ -60,21 +60,17 @@ impl<'a> Header<'a> {
         let mut plain = true;
         let end = members(json, |key, value| {
             let field = match key {
-                b"msg_id" => &mut header.msg_id,
-                b"msg_type" => &mut header.msg_type,
-                b"session" => &mut header.session,
-                b"date" => &mut header.date,
+                "msg_id" => &mut header.msg_id,
+                "msg_type" => &mut header.msg_type,
+                "session" => &mut header.session,
+                "date" => &mut header.date,
                 _ => return ControlFlow::Continue(()),
             };
-            if let Value::Text(text) = value
-                && let Ok(text) = std::str::from_utf8(text)
-            {
-                *field = Cow::Borrowed(text);
-                ControlFlow::Continue(())
-            } else {
-                plain = false;
-                ControlFlow::Break(())
+            match value {
+                Value::Text(text) => *field = Cow::Borrowed(text),
+                Value::Literal(_) => plain = false,
             }
+            ControlFlow::Continue(())
         });
         (plain && end == Flat::Whole).then_some(header)
     }

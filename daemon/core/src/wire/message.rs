@@ -18,6 +18,24 @@ pub const DELIMITER: &[u8] = b"<IDS|MSG>";
 /// Frames that every message has after its routing frames.
 const FIXED_FRAMES: usize = 6;
 
+/// A part that is signed: its place after the delimiter.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SignedPart {
+    Header = 2,
+    ParentHeader,
+    Metadata,
+    Content,
+}
+
+impl SignedPart {
+    const ALL: [Self; 4] = [
+        Self::Header,
+        Self::ParentHeader,
+        Self::Metadata,
+        Self::Content,
+    ];
+}
+
 /// Why some frames are not a message.
 #[derive(Clone, Copy, Debug, Error, PartialEq, Eq)]
 pub enum MessageError {
@@ -43,7 +61,7 @@ impl Message {
         let frames = frames.into();
         let delimiter = frames
             .iter()
-            .position(|f| f.as_ref() == DELIMITER)
+            .position(|frame| frame == DELIMITER)
             .ok_or(MessageError::NoDelimiter(frames.len()))?;
         let after = frames.len() - delimiter;
         if after < FIXED_FRAMES {
@@ -52,46 +70,78 @@ impl Message {
         Ok(Self { frames, delimiter })
     }
 
+    /// The outermost routing frame.
+    #[must_use]
+    pub fn route(&self) -> Option<Bytes> {
+        (self.delimiter > 0).then(|| self.frames.bytes(0))
+    }
+
     /// The routing frames, outermost first.
     #[must_use]
-    pub fn routing(&self) -> &[Bytes] {
-        &self.frames[..self.delimiter]
+    pub fn routing(&self) -> Vec<Bytes> {
+        (0..self.delimiter).map(|n| self.frames.bytes(n)).collect()
     }
 
     #[must_use]
-    pub fn signature(&self) -> &Bytes {
+    pub fn signature(&self) -> &[u8] {
         &self.frames[self.delimiter + 1]
     }
 
     /// What is signed: header, parent header, metadata, content, as sent.
-    #[must_use]
-    pub fn signed_parts(&self) -> &[Bytes] {
-        &self.frames[self.delimiter + 2..self.delimiter + FIXED_FRAMES]
+    pub fn signed_parts(&self) -> impl Iterator<Item = &[u8]> {
+        SignedPart::ALL.into_iter().map(|part| self.part(part))
     }
 
     #[must_use]
-    pub fn header(&self) -> &Bytes {
-        &self.frames[self.delimiter + 2]
+    pub fn header(&self) -> &[u8] {
+        self.part(SignedPart::Header)
     }
 
     #[must_use]
-    pub fn parent_header(&self) -> &Bytes {
-        &self.frames[self.delimiter + 3]
+    pub fn parent_header(&self) -> &[u8] {
+        self.part(SignedPart::ParentHeader)
     }
 
     #[must_use]
-    pub fn metadata(&self) -> &Bytes {
-        &self.frames[self.delimiter + 4]
+    pub fn metadata(&self) -> &[u8] {
+        self.part(SignedPart::Metadata)
     }
 
     #[must_use]
-    pub fn content(&self) -> &Bytes {
-        &self.frames[self.delimiter + 5]
+    pub fn content(&self) -> &[u8] {
+        self.part(SignedPart::Content)
     }
 
     #[must_use]
-    pub fn buffers(&self) -> &[Bytes] {
-        &self.frames[self.delimiter + FIXED_FRAMES..]
+    pub fn part(&self, part: SignedPart) -> &[u8] {
+        &self.frames[self.delimiter + part as usize]
+    }
+
+    /// A part without a copy, for whoever keeps it.
+    #[must_use]
+    pub fn bytes(&self, part: SignedPart) -> Bytes {
+        self.frames.bytes(self.delimiter + part as usize)
+    }
+
+    #[must_use]
+    pub fn buffer_count(&self) -> usize {
+        self.frames.len() - self.delimiter - FIXED_FRAMES
+    }
+
+    #[must_use]
+    pub fn buffer(&self, n: usize) -> &[u8] {
+        &self.frames[self.delimiter + FIXED_FRAMES + n]
+    }
+
+    /// A buffer without a copy.
+    #[must_use]
+    pub fn buffer_bytes(&self, n: usize) -> Bytes {
+        self.frames.bytes(self.delimiter + FIXED_FRAMES + n)
+    }
+
+    /// The buffers, without copies.
+    pub fn buffers(&self) -> impl Iterator<Item = Bytes> {
+        (0..self.buffer_count()).map(|n| self.buffer_bytes(n))
     }
 
     /// All frames, with `routing` in place of the routing frames that came; nothing signed changes.
@@ -124,7 +174,7 @@ impl Message {
     /// Bytes in all frames.
     #[must_use]
     pub fn size(&self) -> usize {
-        self.frames.iter().map(Bytes::len).sum()
+        self.frames.iter().map(<[u8]>::len).sum()
     }
 }
 
@@ -154,21 +204,18 @@ mod tests {
         ]))
         .unwrap();
         assert_eq!(m.routing(), frames(&["a", "b"]));
-        assert_eq!(m.signature(), "s");
-        assert_eq!(m.signed_parts(), frames(&["h", "p", "m", "c"]));
-        assert_eq!(
-            (m.header(), m.parent_header()),
-            (&Bytes::from("h"), &Bytes::from("p"))
-        );
-        assert_eq!(
-            (m.metadata(), m.content()),
-            (&Bytes::from("m"), &Bytes::from("c"))
-        );
-        assert_eq!(m.buffers(), frames(&["x"]));
+        assert_eq!(m.route(), Some(Bytes::from("a")));
+        assert_eq!(m.signature(), b"s");
+        let signed: Vec<_> = m.signed_parts().collect();
+        assert_eq!(signed, [b"h", b"p", b"m", b"c"]);
+        assert_eq!((m.header(), m.parent_header()), (&b"h"[..], &b"p"[..]));
+        assert_eq!((m.metadata(), m.content()), (&b"m"[..], &b"c"[..]));
+        assert_eq!(m.bytes(SignedPart::Content), "c");
+        assert_eq!(m.buffers().collect::<Vec<_>>(), frames(&["x"]));
         assert_eq!(m.size(), 17);
         assert_eq!(
-            *m.into_frames_via([Bytes::from("z")]),
-            *frames(&["z", "<IDS|MSG>", "s", "h", "p", "m", "c", "x"])
+            m.into_frames_via([Bytes::from("z")]),
+            frames(&["z", "<IDS|MSG>", "s", "h", "p", "m", "c", "x"]).into()
         );
     }
 

@@ -333,14 +333,14 @@ impl Pool {
         self.signer
             .verify(message.signature(), message.signed_parts())
             .unwrap();
-        let read = |part: &Bytes| serde_json::from_slice(part).unwrap();
+        let read = |part: &[u8]| serde_json::from_slice(part).unwrap();
         Some(Received {
-            routing: message.routing().to_vec(),
+            routing: message.routing(),
             header: read(message.header()),
             parent: read(message.parent_header()),
             metadata: read(message.metadata()),
             content: read(message.content()),
-            buffers: message.buffers().to_vec(),
+            buffers: message.buffers().collect(),
             frames,
         })
     }

@@ -7,6 +7,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use piparallel_core::channel::Channel;
 use piparallel_core::wire::date;
+use piparallel_core::wire::message::SignedPart;
 use serde_json::{Value, json};
 
 use crate::message::{Read, Session};
@@ -202,7 +203,7 @@ impl Engine {
         outside.reference.executed(*channel, &request, &self.uuid);
         outside.note(|| format!("{} starts {}", self.uuid, request.msg_id));
         let output = json!({ "name": "stdout", "text": "x" });
-        let header = request.message.header().clone();
+        let header = request.message.bytes(SignedPart::Header);
         let now = outside.clock.unix_micros();
         let (_, mut frames) =
             self.session
@@ -257,11 +258,11 @@ impl Engine {
             json!({ "status": outcome, "ename": "ZeroDivisionError", "evalue": "", "traceback": [],
                 "engine_info": { "engine_uuid": self.uuid } })
         };
-        let parent = request.message.header().clone();
+        let parent = request.message.bytes(SignedPart::Header);
         let (_, reply) =
             self.session
                 .message(now, "apply_reply", Some(&parent), &metadata, &content);
-        let mut frames = request.message.routing().to_vec();
+        let mut frames = request.message.routing();
         frames.extend(reply);
         frames.push(Bytes::from(self.uuid.clone()));
         self.send(outside, channel, frames);

@@ -63,7 +63,7 @@ pub struct Read {
 impl Read {
     pub fn new(frames: &[Bytes]) -> Self {
         let message = Message::parse(frames.to_vec()).expect("peers get only messages");
-        let read = |part: &Bytes| -> Value {
+        let read = |part: &[u8]| -> Value {
             serde_json::from_slice(part).expect("the parts of a message are JSON")
         };
         let text = |value: &Value, key: &str| value[key].as_str().unwrap_or_default().to_owned();

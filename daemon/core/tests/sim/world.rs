@@ -338,16 +338,18 @@ impl World {
         while let Some(command) = self.controller.as_mut().and_then(Controller::poll_command) {
             match command {
                 Command::Send { peer, frames } => {
+                    let frames = Vec::from(frames);
                     self.check_sent(peer, &frames);
                     if self
                         .outside
                         .net
-                        .send_to_peer(&mut self.outside.chance, peer, frames.into())
+                        .send_to_peer(&mut self.outside.chance, peer, frames)
                     {
                         congested.push(peer);
                     }
                 }
                 Command::Publish { channel, frames } => {
+                    let frames = Vec::from(frames);
                     if channel == Channel::Notification {
                         let read = Read::new(&frames);
                         self.outside
@@ -359,11 +361,11 @@ impl World {
                     let to: Vec<PeerId> = to.map(|(peer, _)| *peer).collect();
                     for peer in to {
                         let frames = frames.clone();
-                        if self.outside.net.send_to_peer(
-                            &mut self.outside.chance,
-                            peer,
-                            frames.into(),
-                        ) {
+                        if self
+                            .outside
+                            .net
+                            .send_to_peer(&mut self.outside.chance, peer, frames)
+                        {
                             congested.push(peer);
                         }
                     }

@@ -16,7 +16,7 @@ use crate::clock::Now;
 use crate::ids::{EngineUuid, PeerId};
 use crate::limits::{SHUTDOWN_PAUSE, WAITING_QUERIES_MAX};
 use crate::task_db::{DbRequest, Ticket};
-use crate::wire::message::Message;
+use crate::wire::message::{Message, SignedPart};
 
 mod content;
 mod resubmit;
@@ -41,7 +41,7 @@ impl Controller {
         };
         let asker = Asker {
             peer: from,
-            parent: message.header().clone(),
+            parent: message.bytes(SignedPart::Header),
         };
         let side = self.peers.get(from).map_or(Side::Both, |peer| peer.side);
         if !may_ask(side, &header.msg_type) {

@@ -6,6 +6,7 @@
 //! grows with what really came: at most `GROWTH` times as much is reserved.
 
 use std::mem;
+use std::ops::Range;
 
 use bytes::buf::Limit;
 use bytes::{Buf, BufMut, Bytes, BytesMut};
@@ -24,9 +25,6 @@ const ROOM_MIN: usize = 16 << 10;
 
 /// Frames that are cut at once: those of a usual request and some more.
 pub(super) const RUN: usize = 16;
-
-/// Frames that may come before those that are here when a message is passed on.
-const ROUTE: usize = 2;
 
 /// First memory of a large frame.
 const LARGE_FIRST: usize = 64 << 10;
@@ -92,7 +90,9 @@ pub(super) struct Frame {
 /// Frames that were cut at once.
 pub(super) struct Run {
     /// All of them as they came.
-    pub(super) bytes: Bytes,
+    pub(super) wire: Bytes,
+    /// Where each is in that.
+    pub(super) places: Vec<Range<usize>>,
     /// Whether the last of its message is among them.
     pub(super) is_last: bool,
     /// Whether they are small and have the headers that we would write.
@@ -164,13 +164,13 @@ impl Intake {
     /// Cuts frames of one message that lie whole in what came, if there are any: up to `RUN` at once, for each cut
     /// counts references. They may cost `left` with their overhead. What is wrong, too much, a command or not all
     /// there is left to [`Self::next_frame`].
-    pub(super) fn next_run(&mut self, frames: &mut Vec<Bytes>, mut left: usize) -> Option<Run> {
+    pub(super) fn next_run(&mut self, mut left: usize) -> Option<Run> {
         if self.large.is_some() {
             return None;
         }
-        let mut places = [(0, 0); RUN];
-        let (mut count, mut end, mut is_last, mut is_plain) = (0, 0, false, true);
-        while count < RUN
+        let mut places = Vec::new();
+        let (mut end, mut is_last, mut is_plain) = (0, false, true);
+        while places.len() < RUN
             && !is_last
             && let Ok(Some(header)) = Header::parse(&self.input[end..])
             && !header.command
@@ -181,23 +181,19 @@ impl Intake {
             end = start + length;
             // At the bound, a frame without a body still passes: the number of frames has a bound of its own.
             left = left.saturating_sub(length + FRAME_OVERHEAD);
-            places[count] = (start, end);
-            count += 1;
+            if places.is_empty() {
+                places.reserve(RUN);
+            }
+            places.push(start..end);
             is_last = !header.more;
             is_plain &= length < LARGE_FRAME && header.size == header_size(length);
         }
-        if count == 0 {
+        if places.is_empty() {
             return None;
         }
-        let bytes = self.input.split_to(end).freeze();
-        frames.reserve(count + ROUTE);
-        frames.extend(
-            places[..count]
-                .iter()
-                .map(|&(start, end)| bytes.slice(start..end)),
-        );
         Some(Run {
-            bytes,
+            wire: self.input.split_to(end).freeze(),
+            places,
             is_last,
             is_plain,
         })

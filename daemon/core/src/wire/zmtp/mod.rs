@@ -205,17 +205,17 @@ impl Link {
 
     /// Appends a message. Does nothing before [`Event::Ready`].
     pub fn encode(&mut self, frames: &Frames, out: &mut Outbox) {
-        let last = frames.len().saturating_sub(1);
-        let (single, rest) = match (&self.state, frames.split_tail()) {
-            (State::Clear, split) => split,
-            _ => (&**frames, None),
-        };
-        for (i, body) in single.iter().enumerate() {
-            let flags = if i < last { MORE } else { 0 };
-            self.put_frame(flags, body, out);
+        let (single, tail) = frames.split_tail();
+        let flags = |n| if n + 1 < frames.len() { MORE } else { 0 };
+        for (n, frame) in single.iter().enumerate() {
+            self.put_frame(flags(n), frame, out);
         }
-        if let Some(rest) = rest {
-            out.put(rest.len(), |tail| tail.extend_from_slice(rest));
+        if matches!(self.state, State::Clear) {
+            out.put(tail.len(), |bytes| bytes.extend_from_slice(tail));
+        } else {
+            for n in single.len()..frames.len() {
+                self.put_frame(flags(n), &frames.bytes(n), out);
+            }
         }
         out.end_message();
     }

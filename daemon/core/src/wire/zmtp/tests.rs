@@ -502,12 +502,16 @@ proptest! {
         let mut expected = Vec::new();
         for event in mem::take(&mut b.events) {
             let Event::Message(mut frames) = event else { continue };
-            let mut list = frames.to_vec();
+            let mut list = Vec::from(frames.clone());
             let gone = gone.min(list.len() - 1);
             let others: Vec<Bytes> = others.iter().cloned().map(Bytes::from).collect();
             list.splice(..gone, others.clone());
             frames.replace_first(gone, others);
-            prop_assert_eq!(&*frames, &list);
+            prop_assert_eq!(&frames, &Frames::from(list.clone()));
+            for (n, frame) in list.iter().enumerate() {
+                prop_assert_eq!((frames.get(n), frames.bytes(n)), (Some(&frame[..]), frame.clone()));
+            }
+            prop_assert_eq!((frames.len(), frames.get(list.len())), (list.len(), None));
             c.link.encode(&frames, &mut c.out);
             expected.push(list);
         }

@@ -56,18 +56,17 @@ impl Link {
     /// Takes what came of a message in frames that are not encrypted, and returns it if it is complete.
     fn next_plain_message(&mut self) -> Option<Frames> {
         while self.frames.len() + RUN < FRAMES_PER_MESSAGE_MAX {
-            let before = self.frames.len();
             let left = self.message_bytes_max.saturating_sub(self.message_bytes);
-            let run = self.intake.next_run(&mut self.frames, left)?;
-            let new = self.frames[before..].iter();
-            self.message_bytes += new.map(|frame| frame.len() + FRAME_OVERHEAD).sum::<usize>();
+            let run = self.intake.next_run(left)?;
+            if run.is_last && run.is_plain {
+                return Some(Frames::received(self.end_message(), run.wire, run.places));
+            }
+            for place in run.places {
+                self.message_bytes += place.len() + FRAME_OVERHEAD;
+                self.frames.push(run.wire.slice(place));
+            }
             if run.is_last {
-                let frames = self.end_message();
-                return Some(if run.is_plain {
-                    Frames::received(frames, before, run.bytes)
-                } else {
-                    frames.into()
-                });
+                return Some(self.end_message().into());
             }
         }
         None
@@ -153,11 +152,11 @@ impl Link {
 
 /// Subscriptions of ZMTP 3.0 are messages: 1 or 0, then the prefix. Other messages to a PUB socket
 /// have no meaning.
-fn subscription(frames: &[Bytes]) -> Option<Event> {
-    let [frame] = frames else {
+fn subscription(frames: &Frames) -> Option<Event> {
+    if frames.len() != 1 {
         return None;
-    };
-    let mut prefix = frame.clone();
+    }
+    let mut prefix = frames.bytes(0);
     match prefix.first() {
         Some(1) => {
             prefix.advance(1);
