@@ -4,8 +4,8 @@ set -euo pipefail
 target=$1
 card=$(dirname "$0")/../../image
 
-# Where the partitions are mounted, see etc/fstab.
-mkdir -p "$target"/{overlay,data,home,boot/firmware} \
+# Where the partitions are mounted, see the script below.
+mkdir -p "$target"/{overlay,data,home,tmp,boot/firmware} \
     "$target"/var/lib/{iwd,piparallel,piparallel-card} "$target/var/lib/systemd/timesync"
 
 # There is no initramfs. The first program of a boot is the script of the card image's, which finds the system mounted at $rootmnt.
@@ -35,10 +35,11 @@ chmod 755 "$target/usr/lib/piparallel/init"
 # What Debian calls otherwise, or has and Buildroot has not.
 rm -rf "$target/etc/systemd/system/sshd.service.d"
 mv "$target/etc/systemd/system/ssh.service.d" "$target/etc/systemd/system/sshd.service.d"
-sed -i 's/^enable ssh\.service$/enable sshd.service/' "$target/usr/lib/systemd/system-preset/80-card.preset"
+# Only Debian's sshd takes a socket from systemd.
+rm -f "$target/etc/systemd/system/ssh.socket"
+sed -i 's/^enable ssh\.socket$/enable sshd.service/' "$target/usr/lib/systemd/system-preset/80-card.preset"
 grep -q '^Include' "$target/etc/ssh/sshd_config" ||
     sed -i '1i Include /etc/ssh/sshd_config.d/*.conf' "$target/etc/ssh/sshd_config"
-rm -f "$target/etc/systemd/zram-generator.conf"
 # Nothing reads etc/environment at login.
 mkdir -p "$target/etc/profile.d"
 sed 's/^/export /' "$target/etc/environment" >"$target/etc/profile.d/card.sh"

@@ -24,7 +24,7 @@ fi
 ) >"$work/files"
 sed -e "s|@KERNEL@|$kernel|" -e "/@FILES@/ { r $work/files" -e 'd }' "$here/genimage.cfg.in" >"$work/genimage.cfg"
 
-# The data partition, with the directories that etc/fstab mounts. Under fakeroot they are root's.
+# The data partition, with the directories that are mounted elsewhere. Under fakeroot they are root's.
 mkdir -p "$work"/data/{home,iwd,piparallel,piparallel-card,ssh,timesync}
 chmod 700 "$work"/data/{iwd,piparallel,piparallel-card,ssh}
 rm -f "$binaries/data.ext4"

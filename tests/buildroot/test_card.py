@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 
@@ -31,10 +32,17 @@ def target(tmp_path):
     return target
 
 
+def kept() -> dict[str, str]:
+    """The directories of the data partition, and where the first script of a boot mounts them."""
+    script = (ROOT / "image/initramfs/scripts/init-bottom/card").read_text()
+    places = re.search("<<-'PLACES'\n(.*?)\tPLACES", script, re.DOTALL)[1]
+    return dict(line.split() for line in places.splitlines())
+
+
 def test_every_directory_that_is_mounted_is_there(target):
-    fields = [line.split() for line in (target / "etc/fstab").read_text().splitlines() if not line.startswith("#")]
-    assert fields
-    assert [line[1] for line in fields if not (target / line[1].removeprefix("/")).is_dir()] == []
+    places = ["boot/firmware", "data", "tmp", *kept().values()]
+    assert len(places) > 3
+    assert [place for place in places if not (target / place).is_dir()] == []
 
 
 def test_ssh_is_as_on_the_card_image(target):
@@ -151,8 +159,7 @@ def test_data_partition_has_what_is_mounted_and_belongs_to_root(card, tmp_path):
     listed = run("/usr/sbin/debugfs", "-R", "ls -p /", image.parent / "data.ext4")
     lines = [line.split("/") for line in listed.split()]
     entries = {name: (mode, uid, gid) for _, _, mode, uid, gid, name, *_ in lines}
-    fstab = (ROOT / "image/overlay/etc/fstab").read_text()
-    mounted = {line.split()[0].removeprefix("/data/") for line in fstab.splitlines() if line.startswith("/data/")}
+    mounted = kept().keys()
     assert mounted and mounted <= entries.keys()
     assert {entries[name][1:] for name in mounted} == {("0", "0")}
     assert entries["piparallel"][0] == "040700"
