@@ -8,8 +8,8 @@ use super::zmtp::header_size;
 
 /// Frames in order.
 ///
-/// Those that came side by side on a connection without encryption stay in one piece of memory: a reference to each
-/// would cost as much as all that is done with most of them. And they can leave as they came, for a message that is
+/// Those that came side by side on a connection without encryption stay in one piece of memory: counting references
+/// to each takes a quarter of the time of a small message. And they can leave as they came, for a message that is
 /// passed on keeps all but its routing frames: its *tail* is copied at once, with the headers between the frames.
 #[derive(Clone, Debug, Default)]
 pub struct Frames {
@@ -58,7 +58,7 @@ impl Frames {
         self.len() == 0
     }
 
-    /// One of them, as bytes that others own.
+    /// One of them, where it is.
     #[must_use]
     pub fn get(&self, n: usize) -> Option<&[u8]> {
         match n.checked_sub(self.list.len()) {

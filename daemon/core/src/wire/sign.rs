@@ -173,10 +173,7 @@ mod tests {
         let signer = Signer::new(b"abc");
         let other = Signer::new(b"abd").sign(parts());
         assert_eq!(signer.verify(&other, parts()), Err(SignatureError::Wrong));
-        assert_eq!(
-            signer.verify(b"short", parts()),
-            Err(SignatureError::Wrong)
-        );
+        assert_eq!(signer.verify(b"short", parts()), Err(SignatureError::Wrong));
         assert_eq!(signer.verify(b"", parts()), Err(SignatureError::Missing));
     }
 

@@ -23,7 +23,7 @@ const CHUNK: usize = 64 << 10;
 /// Least room that a read is offered.
 const ROOM_MIN: usize = 16 << 10;
 
-/// Frames that are cut at once: those of a usual request and some more.
+/// Frames that are taken at once: those of a usual request and some more.
 pub(super) const RUN: usize = 16;
 
 /// First memory of a large frame.
@@ -87,7 +87,7 @@ pub(super) struct Frame {
     pub(super) body: Body,
 }
 
-/// Frames that were cut at once.
+/// Frames that were taken at once.
 pub(super) struct Run {
     /// All of them as they came.
     pub(super) wire: Bytes,
@@ -161,8 +161,7 @@ impl Intake {
         self.large.as_ref().map_or(0, |l| l.bytes.len())
     }
 
-    /// Cuts frames of one message that lie whole in what came, if there are any: up to `RUN` at once, for each cut
-    /// counts references. They may cost `left` with their overhead. What is wrong, too much, a command or not all
+    /// Takes frames of one message that lie whole in what came, if there are any: up to `RUN` at once. They may cost `left` with their overhead. What is wrong, too much, a command or not all
     /// there is left to [`Self::next_frame`].
     pub(super) fn next_run(&mut self, mut left: usize) -> Option<Run> {
         if self.large.is_some() {
