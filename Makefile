@@ -135,8 +135,8 @@ image: ## build card images for the Pi (ARCH="arm64 armhf", BASE=debian, as root
 	@$(MAKE) --no-print-directory deb ARCH="$(filter-out amd64,$(ARCH)) amd64"
 	@for arch in $(filter-out amd64,$(ARCH)); do image/build $$arch "$(BASE)" || exit; done
 
-target/image/piparallel-arm64.img:
-	@$(MAKE) --no-print-directory image ARCH=arm64
+target/image/piparallel-%.img:
+	@$(MAKE) --no-print-directory image ARCH=$*
 
 .PHONY: vm
 vm: target/image/piparallel-arm64.img ## boot the image as a pool of virtual Pis on this machine (POOL=3, as root)
@@ -150,7 +150,7 @@ image-test: ## boot the image of arm64 as three virtual Pis and use them (as roo
 	cd tests/qemu && $(VENV)/bin/python -m pytest test_pool.py $(ARGS)
 
 .PHONY: board-test
-board-test: target/image/piparallel-arm64.img ## boot the card in QEMU's board of a Pi 3 (as root, up to an hour)
+board-test: target/image/piparallel-arm64.img target/image/piparallel-armhf.img ## boot the cards in QEMU's boards of a Pi 3 and of armhf (as root, up to an hour)
 	@tests/setup image
 	@tests/setup venv $(VERSION)
 	cd tests/qemu && $(VENV)/bin/python -m pytest test_boards.py $(ARGS)
