@@ -16,8 +16,8 @@ class Pi3(Pi):
     """A Pi 3 B. Its Ethernet is on USB, where the emulator has another one."""
 
     tree = "bcm2837-rpi-3-b.dtb"
-    # The emulator has no graphics processor that would answer the first driver, which then takes the kernel down, and its
-    # watchdog bites when it is told to watch.
+    # The emulator has no graphics processor that would answer the first driver, which then takes the kernel down.
+    # Its watchdog bites when it is told to watch.
     lacks = "modprobe.blacklist=vchiq,bcm2835_wdt"
 
     def machine(self, files: Path, options: str, drive: str, log: Path) -> list[str | Path]:
