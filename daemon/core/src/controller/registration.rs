@@ -164,7 +164,8 @@ impl Controller {
             return;
         };
         if !frames
-            .get(frames.len().saturating_sub(1))
+            .iter()
+            .last()
             .is_some_and(|text| is_pong(now.monotonic, text))
         {
             let address = peer.address.clone();
