@@ -150,8 +150,8 @@ image-test: ## boot the image of arm64 as three virtual Pis and use them (as roo
 	cd tests/qemu && $(VENV)/bin/python -m pytest test_pool.py $(ARGS)
 
 .PHONY: board-test
-board-test: target/image/piparallel-arm64.img target/image/piparallel-armhf.img ## boot the cards in QEMU's boards of a Pi 3 and of armhf (as root, up to an hour)
-	@tests/setup image
+board-test: target/image/piparallel-arm64.img target/image/piparallel-armhf.img ## boot the cards in QEMU's boards of the Pi 2, 3 and 4, and on a machine of 32 bit (as root)
+	@tests/setup boards
 	@tests/setup venv $(VERSION)
 	cd tests/qemu && $(VENV)/bin/python -m pytest test_boards.py $(ARGS)
 

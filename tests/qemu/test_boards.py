@@ -2,20 +2,26 @@
 partition, and the system comes from the card slot. What the firmware does before that is not seen here."""
 
 import gzip
+import re
 import time
 from pathlib import Path
 
 import pytest
-from lab import BOOT_PARTITION, IMAGES, IS_UP, Network, Pi, run, until
+from lab import BOOT_PARTITION, IMAGES, IS_UP, ROOT, Network, Pi, run, until
 from pool import Pool
 
 PATIENCE = 1500
 
 
-class Pi3(Pi):
-    """A Pi 3 B. Its Ethernet is on USB, where the emulator has another one."""
+class Board(Pi):
+    """A board of the maker. An Ethernet adapter is in one of its USB sockets: the emulator has no other of a Pi."""
 
-    tree = "bcm2837-rpi-3-b.dtb"
+    emulator: tuple[str | Path, ...] = ("qemu-system-aarch64",)
+    card_for = "arm64"
+    model: str
+    tree: str
+    # That of its header; the other one is Bluetooth's.
+    serial_port = "ttyS1"
     # The emulator has no graphics processor that would answer the first driver, which then takes the kernel down.
     # Its watchdog bites when it is told to watch.
     lacks = "modprobe.blacklist=vchiq,bcm2835_wdt"
@@ -23,22 +29,60 @@ class Pi3(Pi):
     def machine(self, files: Path, options: str, drive: str, log: Path) -> list[str | Path]:
         for name in ("kernel.img", "initrd.img", self.tree):
             run("mcopy", "-n", "-i", f"{self.card}@@{BOOT_PARTITION}", f"::{name}", self.directory)
-        kernel = self.directory / "kernel"
-        kernel.write_bytes(gzip.decompress((self.directory / "kernel.img").read_bytes()))
+        kernel, tree = self.directory / "kernel.img", self.directory / self.tree
+        if self.arch == "arm64":
+            # As the firmware does; one of 32 bit unpacks itself.
+            kernel.write_bytes(gzip.decompress(kernel.read_bytes()))
+        self.take_out_of(tree)
         return [
-            *("qemu-system-aarch64", "-M", "raspi3b", "-dtb", self.directory / self.tree),
+            *(*self.emulator, "-M", self.model, "-dtb", tree),
             *("-kernel", kernel, "-initrd", self.directory / "initrd.img", "-append", f"{options} {self.lacks}"),
             *("-drive", f"{drive},format=raw,if=sd"),
             *("-netdev", f"tap,id=lan,ifname={self.tap},script=no,downscript=no"),
             *("-device", f"usb-net,netdev=lan,mac={self.mac}", "-display", "none", "-monitor", "none", "-no-reboot"),
-            # The port that Bluetooth has on the board, and that of the header.
-            *("-serial", "null", "-serial", f"file:{log}"),
+            *(("-serial", "null") if self.port == "ttyS1" else ()),
+            *("-serial", f"file:{log}"),
         ]
+
+    def take_out_of(self, tree: Path):
+        """What would take the kernel down, for the emulator lacks it."""
 
     def address(self) -> str | None:
         # Of the emulator's Ethernet on USB the Pi makes up the hardware address; nobody else is on this network.
         leases = self.network.leases
         return leases.read_text().split()[2] if leases.exists() and leases.read_text() else None
+
+
+class Pi2(Board):
+    card_for = "armhf"
+    model = "raspi2b"
+    tree = "bcm2836-rpi-2-b.dtb"
+    serial_port = "ttyAMA0"
+
+
+class Pi3(Board):
+    model = "raspi3b"
+    tree = "bcm2837-rpi-3-b.dtb"
+
+
+class Pi4(Board):
+    """QEMU has it since 9.0; Debian 12's is older, and Debian 13's is run in its place."""
+
+    newer = ROOT / "target" / "qemu" / "usr"
+    emulator = (
+        *(newer / "lib64/ld-linux-x86-64.so.2", "--library-path", newer / "lib/x86_64-linux-gnu"),
+        newer / "bin/qemu-system-aarch64",
+    )
+    model = "raspi4b"
+    tree = "bcm2711-rpi-4-b.dtb"
+
+    def take_out_of(self, tree: Path):
+        # All that makes pictures for HDMI.
+        for node in run("fdtget", "-l", tree, "/soc").split():
+            if re.search("@7ef0", node):
+                run("fdtput", "-t", "s", tree, f"/soc/{node}", "status", "disabled")
+        # The card is where a Pi has its radio, which a pin would switch on first.
+        run("fdtput", "-d", tree, "/soc/mmc@7e300000", "mmc-pwrseq")
 
 
 @pytest.fixture
@@ -48,15 +92,17 @@ def network():
     network.close()
 
 
-def test_a_pi_3_boots_from_its_card_and_becomes_a_pool(network, tmp_path, times):
-    pi = Pi3(network, 1, tmp_path, 'pool = "lab"\nrole = "controller"\n', port="ttyS1")
+@pytest.mark.parametrize("board", [Pi2, Pi3, Pi4])
+def test_a_board_boots_from_its_card_and_becomes_a_pool(board, network, tmp_path, times):
+    options = 'pool = "lab"\nrole = "controller"\n'
+    pi = board(network, 1, tmp_path, options, arch=board.card_for, port=board.serial_port)
     try:
         began = time.monotonic()
         pi.power_on().wait_for(IS_UP, PATIENCE)
-        times["raspi3b: power on → multi-user"] = time.monotonic() - began
+        times[f"{pi.model}: power on → multi-user"] = time.monotonic() - began
         until(pi.address, PATIENCE, lambda: f"it has an address: {pi.console()[-3000:]}")
         pi.wait_for("controller of lab", PATIENCE)
-        assert "Machine model: Raspberry Pi 3" in pi.console()
+        assert f"Machine model: Raspberry Pi {pi.model[5]}" in pi.console()
     finally:
         pi.power_off()
 
