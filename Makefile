@@ -144,10 +144,10 @@ vm: target/image/piparallel-arm64.img ## boot the image as a pool of virtual Pis
 	@tests/qemu/vm --pool $(POOL)
 
 .PHONY: image-test
-image-test: ## boot the image of arm64 as three virtual Pis and use them (as root, half an hour)
+image-test: ## boot the image of arm64 as three virtual Pis and use them; and its Wi-Fi (as root, half an hour)
 	@$(MAKE) --no-print-directory image ARCH=arm64
 	@tests/setup venv $(VERSION)
-	cd tests/qemu && $(VENV)/bin/python -m pytest test_pool.py $(ARGS)
+	cd tests/qemu && $(VENV)/bin/python -m pytest test_pool.py test_wifi.py $(ARGS)
 
 .PHONY: board-test
 board-test: target/image/piparallel-arm64.img target/image/piparallel-armhf.img ## boot the cards in QEMU's boards of the Pi 2, 3 and 4, and on a machine of 32 bit (as root)
