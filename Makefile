@@ -155,6 +155,12 @@ board-test: target/image/piparallel-arm64.img target/image/piparallel-armhf.img 
 	@tests/setup venv $(VERSION)
 	cd tests/qemu && $(VENV)/bin/python -m pytest test_boards.py $(ARGS)
 
+.PHONY: base-test
+base-test: target/image/piparallel-arm64.img ## build cards from what Raspberry Pi makes, of which it has stand-ins (as root, half an hour)
+	@tests/setup image
+	@tests/setup venv $(VERSION)
+	cd tests/qemu && $(VENV)/bin/python -m pytest test_bases.py $(ARGS)
+
 .PHONY: buildroot-test
 buildroot-test: ## check the Buildroot tree, with Buildroot itself where it can be had (BUILDROOT=a checkout of 2026.08)
 	@BUILDROOT="$(BUILDROOT)" tests/setup buildroot

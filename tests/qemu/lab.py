@@ -129,6 +129,8 @@ class Pi:
     directory: Path
     options: str
     arch: str = "arm64"
+    # What its card begins with, if that is not Debian.
+    base: str = ""
     memory: int = 512
     # More would wait for each other: there are no cores for them here.
     cores: int = 1
@@ -148,9 +150,14 @@ class Pi:
 
     def new_card(self):
         """Put a card in that was never used. The Pi has to be off."""
-        run("cp", "--sparse=always", IMAGES / f"piparallel-{self.arch}.img", self.card)
+        run("cp", "--sparse=always", IMAGES / f"piparallel-{self.flavour}.img", self.card)
         os.truncate(self.card, DISK_SIZE)
         self.write("piparallel.toml", self.options)
+
+    @property
+    def flavour(self) -> str:
+        """The card's name among the images."""
+        return f"{self.arch}-{self.base}" if self.base else self.arch
 
     def write(self, name: str, text: str):
         """Put a file onto the boot partition, as another computer would. The Pi has to be off."""
@@ -177,7 +184,7 @@ class Pi:
         self.boots += 1
         options = f"{kernel_options(self.port)} {self.more_options}"
         drive = f"file={self.card},cache=writeback"
-        self.process = self.network.spawn(*self.machine(IMAGES / self.arch, options, drive, self.log))
+        self.process = self.network.spawn(*self.machine(IMAGES / self.flavour, options, drive, self.log))
         return self
 
     def machine(self, files: Path, options: str, drive: str, log: Path) -> list[str | Path]:

@@ -35,9 +35,9 @@ ssh_keys = ["{ssh_key}"]
 
 class Pool:
     """One controller and further Pis with engines, the first few with a screen; all cards have one join key. Each Pi
-    has one engine, unless `engines` has other options for its number."""
+    has one engine, unless `engines` has other options for its number. `card`: for which `arch`, on which `base`."""
 
-    def __init__(self, directory: Path, size: int, arch: str = "arm64", screens: int = 0, engines: dict | None = None):
+    def __init__(self, directory: Path, size: int, screens: int = 0, engines: dict | None = None, **card: str):
         self.directory = directory
         self.ssh_key = directory / "id_ed25519"
         run("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "lab", "-f", self.ssh_key)
@@ -51,7 +51,7 @@ class Pool:
         try:
             for number in range(1, size + 1):
                 screen = number <= screens
-                self.pis.append(Pi(self.network, number, directory, self.options(number), arch=arch, screen=screen))
+                self.pis.append(Pi(self.network, number, directory, self.options(number), screen=screen, **card))
         except BaseException:
             self.close()
             raise
