@@ -86,7 +86,7 @@ def package(files: Path, archive: Path, name: str, depends: str):
     (files / "DEBIAN").mkdir(parents=True)
     fields = f"Package: {name}\nVersion: 1\nArchitecture: arm64\nMaintainer: none\nDepends: {depends}\n"
     (files / "DEBIAN" / "control").write_text(f"{fields}Description: a stand-in\n")
-    run("dpkg-deb", "--build", "-Znone", files, archive / f"{name}.deb", timeout=600)
+    run("dpkg-deb", "--build", "-Znone", files, archive / f"{name}_1_arm64.deb", timeout=600)
     shutil.rmtree(files)
 
 
