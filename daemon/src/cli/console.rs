@@ -2,7 +2,7 @@
 
 use std::io::{Write as _, stdout};
 use std::net::Ipv4Addr;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use clap::Args;
 use nix::ifaddrs::getifaddrs;
@@ -27,16 +27,25 @@ pub struct ConsoleOptions {
 /// People read it; half a percent of a Pi's core is left for that.
 const LOOK: Duration = Duration::from_secs(2);
 
+/// For so long a service that cannot be asked is one that still starts: the screen is there before it is.
+const STARTING: Duration = Duration::from_secs(60);
+
 const CLEAR: &str = "\x1b[H\x1b[2J";
 
 /// # Errors
 /// The screen cannot be written.
 pub fn run(options: &ConsoleOptions) -> anyhow::Result<Exit> {
-    let mut shown = String::new();
+    let began = Instant::now();
+    let (mut shown, mut heard) = (String::new(), options.once);
     loop {
-        let state = options.service.ask(Command::State).ok();
+        let service = match options.service.ask(Command::State) {
+            Ok(state) => Service::Runs(state),
+            Err(_) if !heard && began.elapsed() < STARTING => Service::Starts,
+            Err(_) => Service::Silent,
+        };
+        heard |= matches!(service, Service::Runs(_));
         let problems = card::problems();
-        let page = page(&host_name(), &addresses(), state.as_ref(), &problems);
+        let page = page(&host_name(), &addresses(), &service, &problems);
         if options.once {
             super::print(&page);
             return Ok(Exit::Success);
@@ -51,7 +60,19 @@ pub fn run(options: &ConsoleOptions) -> anyhow::Result<Exit> {
     }
 }
 
-fn page(host: &str, addresses: &[Ipv4Addr], state: Option<&Value>, problems: &str) -> String {
+/// What is known of the service of this machine.
+enum Service {
+    /// And says this of itself.
+    Runs(Value),
+    Starts,
+    Silent,
+}
+
+fn page(host: &str, addresses: &[Ipv4Addr], service: &Service, problems: &str) -> String {
+    let state = match service {
+        Service::Runs(state) => Some(state),
+        Service::Starts | Service::Silent => None,
+    };
     let text = |pointer: &str| {
         let value = state.and_then(|state| state.pointer(pointer));
         value.and_then(Value::as_str).unwrap_or_default()
@@ -69,14 +90,17 @@ fn page(host: &str, addresses: &[Ipv4Addr], state: Option<&Value>, problems: &st
         "piparallel {}\n\n  name         {host}\n  address      {address}\n",
         env!("CARGO_PKG_VERSION")
     );
-    match state {
-        Some(_) => {
+    match service {
+        Service::Runs(_) => {
             page += &format!("  fingerprint  {}\n", text("/fingerprint"));
             page += &format!("  state        {}\n", text("/state"));
             let (running, wanted) = (number("/engines/running"), number("/engines/wanted"));
             page += &format!("  engines      {running} of {wanted}\n");
         }
-        None => page += "  state        the service is not running (journalctl -u piparallel)\n",
+        Service::Starts => page += "  state        starting\n",
+        Service::Silent => {
+            page += "  state        the service is not running (journalctl -u piparallel)\n";
+        }
     }
     if !problems.is_empty() {
         page += "\n  piparallel.toml on this card has mistakes:\n";
@@ -112,7 +136,12 @@ mod tests {
             "pool": "class", "role": "controller", "state": "controller of class", "fingerprint": "K7QM-2FXD",
             "engines": {"running": 3, "wanted": 4},
         });
-        let page = page("pi-1", &[Ipv4Addr::new(192, 168, 1, 5)], Some(&state), "");
+        let page = page(
+            "pi-1",
+            &[Ipv4Addr::new(192, 168, 1, 5)],
+            &Service::Runs(state),
+            "",
+        );
         for part in [
             "pi-1",
             "192.168.1.5",
@@ -127,10 +156,20 @@ mod tests {
 
     #[test]
     fn what_is_missing_comes_with_a_remedy() {
-        let page = page("pi-1", &[], None, "piparallel.toml:3: no such option\n");
+        let page = page(
+            "pi-1",
+            &[],
+            &Service::Silent,
+            "piparallel.toml:3: no such option\n",
+        );
         for part in ["is the cable in", "journalctl", "piparallel.toml:3"] {
             assert!(page.contains(part), "{part} in {page}");
         }
         assert!(!page.contains("laptop"));
+    }
+
+    #[test]
+    fn a_service_that_starts_is_no_trouble() {
+        assert!(!page("pi-1", &[], &Service::Starts, "").contains("journalctl"));
     }
 }
