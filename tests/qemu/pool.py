@@ -19,6 +19,9 @@ exec {SYSTEM}/usr/lib64/ld-linux-x86-64.so.2 --library-path $libraries:$librarie
 """
 PROGRAM = ROOT / "target" / "cross" / "amd64" / "piparallel"
 
+# Seconds.
+STARTING = 300
+
 COUNT = "import ipyparallel as ipp; print(sorted(ipp.Client(timeout=60).ids))"
 
 OPTIONS = """\
@@ -94,8 +97,9 @@ class Pool:
         return env | {"HOME": str(home)}
 
     def connect(self):
-        """`piparallel connect`, with the key that the controller shows."""
-        shown = self.on(self.controller, "sudo", "piparallel", "client-key", "--json")
+        """`piparallel connect`, with the key that the controller shows; its service starts after the first logins."""
+        command = ("sudo", "piparallel", "client-key", "--json")
+        shown = until(lambda: self.on(self.controller, *command, check=False), STARTING, "the controller shows a key")
         key_file = self.directory / "client.key"
         key_file.write_text(json.loads(shown)["key"])
         key_file.chmod(0o600)
