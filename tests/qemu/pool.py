@@ -97,7 +97,7 @@ class Pool:
         return env | {"HOME": str(home)}
 
     def connect(self):
-        """`piparallel connect`, with the key that the controller shows; its service starts after the first logins."""
+        """`piparallel connect`, with the key that the controller shows; logins are possible before its service runs."""
         command = ("sudo", "piparallel", "client-key", "--json")
         shown = until(lambda: self.on(self.controller, *command, check=False), STARTING, "the controller shows a key")
         key_file = self.directory / "client.key"
