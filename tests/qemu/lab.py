@@ -163,7 +163,11 @@ class Pi:
         """Put a file onto the boot partition, as another computer would. The Pi has to be off."""
         file = self.directory / name
         file.write_text(text)
-        run("mcopy", "-o", "-i", f"{self.card}@@{BOOT_PARTITION}", file, f"::{name}")
+        self.put(file)
+
+    def put(self, file: Path):
+        """The same with a file that there is."""
+        run("mcopy", "-o", "-i", f"{self.card}@@{BOOT_PARTITION}", file, "::")
 
     def read(self, name: str) -> str | None:
         """A file of the boot partition. The Pi has to be off."""

@@ -22,6 +22,11 @@ def build(base: str | Path, **environment: str):
     run(ROOT / "image" / "build", "arm64", base, timeout=BUILD_TIME, env=os.environ | {"LEVEL": "3"} | environment)
 
 
+def remove(flavour: str):
+    for left in IMAGES.glob(f"*{flavour}*"):
+        shutil.rmtree(left) if left.is_dir() else left.unlink()
+
+
 def on_boot_partition(flavour: str) -> set[str]:
     return {file.name for file in (IMAGES / flavour / "boot").iterdir()}
 
@@ -43,8 +48,7 @@ def image_of_raspberry_pi_os(tmp_path):
     for part, place in ((boot, 8), (root, 264)):
         run("dd", f"if={part}", f"of={image}", "bs=1M", f"seek={place}", "conv=notrunc,sparse", timeout=600)
     yield image
-    for left in IMAGES.glob("*arm64-stand-in*"):
-        shutil.rmtree(left) if left.is_dir() else left.unlink()
+    remove("arm64-stand-in")
 
 
 def test_a_card_from_an_image_boots_and_works(image_of_raspberry_pi_os, tmp_path):
@@ -120,8 +124,7 @@ def archive(tmp_path):
         threading.Thread(target=server.serve_forever, daemon=True).start()
         yield f"http://127.0.0.1:{server.server_port}", fingerprint
         server.shutdown()
-    for left in IMAGES.glob("*arm64-raspios*"):
-        shutil.rmtree(left) if left.is_dir() else left.unlink()
+    remove("arm64-raspios")
 
 
 def test_a_card_has_the_kernels_of_the_archive_under_the_names_that_the_firmware_looks_for(archive):

@@ -5,7 +5,7 @@ import re
 from pathlib import Path
 
 import pytest
-from lab import BOOT_PARTITION, IMAGES, run, until
+from lab import IMAGES, run, until
 from pool import Pool
 
 PATIENCE = 900
@@ -36,7 +36,7 @@ def pi(tmp_path):
     card = pool.controller
     try:
         card.write("piparallel.toml", card.options + OPTIONS)
-        run("mcopy", "-i", f"{card.card}@@{BOOT_PARTITION}", simulated_radios(tmp_path), "::")
+        card.put(simulated_radios(tmp_path))
         card.power_on()
         pool.wait_for_ssh(card, PATIENCE)
         yield lambda *command: pool.on(card, "sudo", *command, check=False)

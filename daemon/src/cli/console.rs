@@ -38,14 +38,11 @@ pub fn run(options: &ConsoleOptions) -> anyhow::Result<Exit> {
     let began = Instant::now();
     let (mut shown, mut heard) = (String::new(), options.once);
     loop {
-        let service = match options.service.ask(Command::State) {
-            Ok(state) => Service::Runs(state),
-            Err(_) if !heard && began.elapsed() < STARTING => Service::Starts,
-            Err(_) => Service::Silent,
-        };
-        heard |= matches!(service, Service::Runs(_));
+        let answer = options.service.ask(Command::State);
+        heard |= answer.is_ok();
+        let state = answer.as_ref().map_err(|_| silence(heard, began.elapsed()));
         let problems = card::problems();
-        let page = page(&host_name(), &addresses(), &service, &problems);
+        let page = page(&host_name(), &addresses(), state, &problems);
         if options.once {
             super::print(&page);
             return Ok(Exit::Success);
@@ -60,25 +57,22 @@ pub fn run(options: &ConsoleOptions) -> anyhow::Result<Exit> {
     }
 }
 
-/// What is known of the service of this machine.
-enum Service {
-    /// And says this of itself.
-    Runs(Value),
-    Starts,
-    Silent,
+/// What it means that the service cannot be asked.
+fn silence(heard_before: bool, after: Duration) -> &'static str {
+    match !heard_before && after < STARTING {
+        true => "starting",
+        false => "the service is not running (journalctl -u piparallel)",
+    }
 }
 
-fn page(host: &str, addresses: &[Ipv4Addr], service: &Service, problems: &str) -> String {
-    let state = match service {
-        Service::Runs(state) => Some(state),
-        Service::Starts | Service::Silent => None,
-    };
+/// `state`: what the service of this machine says of itself, or what its silence means.
+fn page(host: &str, addresses: &[Ipv4Addr], state: Result<&Value, &str>, problems: &str) -> String {
     let text = |pointer: &str| {
-        let value = state.and_then(|state| state.pointer(pointer));
+        let value = state.ok().and_then(|state| state.pointer(pointer));
         value.and_then(Value::as_str).unwrap_or_default()
     };
     let number = |pointer: &str| {
-        let value = state.and_then(|state| state.pointer(pointer));
+        let value = state.ok().and_then(|state| state.pointer(pointer));
         value.and_then(Value::as_u64).unwrap_or_default()
     };
     let addresses: Vec<_> = addresses.iter().map(ToString::to_string).collect();
@@ -90,17 +84,14 @@ fn page(host: &str, addresses: &[Ipv4Addr], service: &Service, problems: &str) -
         "piparallel {}\n\n  name         {host}\n  address      {address}\n",
         env!("CARGO_PKG_VERSION")
     );
-    match service {
-        Service::Runs(_) => {
+    match state {
+        Ok(_) => {
             page += &format!("  fingerprint  {}\n", text("/fingerprint"));
             page += &format!("  state        {}\n", text("/state"));
             let (running, wanted) = (number("/engines/running"), number("/engines/wanted"));
             page += &format!("  engines      {running} of {wanted}\n");
         }
-        Service::Starts => page += "  state        starting\n",
-        Service::Silent => {
-            page += "  state        the service is not running (journalctl -u piparallel)\n";
-        }
+        Err(silence) => page += &format!("  state        {silence}\n"),
     }
     if !problems.is_empty() {
         page += "\n  piparallel.toml on this card has mistakes:\n";
@@ -136,12 +127,7 @@ mod tests {
             "pool": "class", "role": "controller", "state": "controller of class", "fingerprint": "K7QM-2FXD",
             "engines": {"running": 3, "wanted": 4},
         });
-        let page = page(
-            "pi-1",
-            &[Ipv4Addr::new(192, 168, 1, 5)],
-            &Service::Runs(state),
-            "",
-        );
+        let page = page("pi-1", &[Ipv4Addr::new(192, 168, 1, 5)], Ok(&state), "");
         for part in [
             "pi-1",
             "192.168.1.5",
@@ -159,7 +145,7 @@ mod tests {
         let page = page(
             "pi-1",
             &[],
-            &Service::Silent,
+            Err(silence(false, STARTING)),
             "piparallel.toml:3: no such option\n",
         );
         for part in ["is the cable in", "journalctl", "piparallel.toml:3"] {
@@ -170,6 +156,11 @@ mod tests {
 
     #[test]
     fn a_service_that_starts_is_no_trouble() {
-        assert!(!page("pi-1", &[], &Service::Starts, "").contains("journalctl"));
+        let shown = |heard, after| page("pi-1", &[], Err(silence(heard, after)), "");
+        assert!(!shown(false, LOOK).contains("journalctl"));
+        assert!(
+            shown(true, LOOK).contains("journalctl"),
+            "it has run before"
+        );
     }
 }
