@@ -46,8 +46,21 @@ impl Cgroups {
         if let Err(e) = std::fs::write(control, "+memory") {
             log::debug!("engines have no memory controller: {e}");
         }
+        this.keep_what_engines_share(&mount.join(own));
         log::info!("engines have control groups in {}", this.service.display());
         Some(this)
+    }
+
+    /// Engines are forked: their libraries are in memory on account of this process's group. A task that fills what all
+    /// engines may have would push them out and crawl for long, with the engines beside it. So they stay, as far as the
+    /// service's own `MemoryMin=` goes.
+    fn keep_what_engines_share(&self, own: &Path) {
+        let minimum = own.join("memory.min");
+        if minimum.exists()
+            && let Err(e) = std::fs::write(minimum, "max")
+        {
+            log::debug!("engines may lose their libraries when memory ends: {e}");
+        }
     }
 
     /// Puts an engine into a group of its own. The warm parent said which process it is, so it must be its child.
@@ -140,7 +153,11 @@ mod tests {
             std::fs::write(group.join(file), "max").unwrap();
         }
         let own = "0::/p.service/daemon\n";
+        let minimum = dir.path().join("p.service/daemon/memory.min");
+        std::fs::create_dir_all(minimum.parent().unwrap()).unwrap();
+        std::fs::write(&minimum, "0").unwrap();
         let mut groups = Cgroups::find_in(dir.path(), own, Some(64 << 20)).unwrap();
+        assert_eq!(std::fs::read_to_string(minimum).unwrap(), "max");
         let mut child = child();
         let pid = ProcessId(child.id());
         groups.enter(Slot(1), pid, Some(1));
