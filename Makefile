@@ -132,8 +132,7 @@ deb-test: ## install, upgrade, remove and purge the package on a clean Debian wi
 .PHONY: image
 image: ## build card images for the Pi (ARCH="arm64 armhf", BASE=debian, as root)
 	@tests/setup image
-	@$(MAKE) --no-print-directory deb ARCH="$(filter-out amd64,$(ARCH)) amd64"
-	@for arch in $(filter-out amd64,$(ARCH)); do image/build $$arch "$(BASE)" || exit; done
+	@for arch in $(or $(filter-out amd64,$(ARCH)),amd64); do image/build $$arch "$(BASE)" || exit; done
 
 target/image/piparallel-%.img:
 	@$(MAKE) --no-print-directory image ARCH=$*

@@ -3,6 +3,7 @@
 The network is a namespace with a bridge and a DHCP server; this machine is on it as 10.77.0.1, within the namespace.
 """
 
+import argparse
 import json
 import os
 import re
@@ -268,6 +269,14 @@ def end_in_order():
         signal.signal(number, lambda *_: sys.exit(1))
     # A shell has programs that it starts in the background ignore this one.
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def count(text: str) -> int:
+    """How many of something, as an argument of a command."""
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{number} is less than one")
+    return number
 
 
 def require_tools():
