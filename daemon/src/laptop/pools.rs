@@ -19,8 +19,10 @@ pub struct Found {
     pub addresses: Vec<SocketAddr>,
 }
 
-/// Controllers answer within a second and a half, or they do not.
+/// Controllers answer within a second and a half; all that are there have then been heard.
 const LISTEN: Duration = Duration::from_secs(3);
+/// As long as nobody was heard. Wi-Fi loses multicast: by then the question was asked four times.
+const LISTEN_ON: Duration = Duration::from_secs(8);
 /// After the wanted pool was found: further controllers and addresses of it.
 const MORE: Duration = Duration::from_millis(200);
 
@@ -31,7 +33,8 @@ const MORE: Duration = Duration::from_millis(200);
 pub async fn find(wanted: Option<&str>, filter: InterfaceFilter) -> anyhow::Result<Found> {
     let mut discovery = Discovery::start(filter)?;
     let mut seen = BTreeMap::new();
-    let mut end = Instant::now() + LISTEN;
+    let began = Instant::now();
+    let mut end = began + LISTEN_ON;
     while let Ok(event) = timeout_at(end, discovery.next_event()).await {
         match event {
             Event::Seen(sighting) => {
@@ -39,9 +42,11 @@ pub async fn find(wanted: Option<&str>, filter: InterfaceFilter) -> anyhow::Resu
                 let Some(controller) = announcement.filter(|a| a.part == Part::Controller) else {
                     continue;
                 };
-                if wanted == Some(controller.pool.as_str()) {
-                    end = end.min(Instant::now() + MORE);
-                }
+                let soon = Instant::now() + MORE;
+                end = end.min(match wanted {
+                    Some(pool) if pool == controller.pool => soon,
+                    _ => soon.max(began + LISTEN),
+                });
                 seen.insert(sighting.instance.clone(), (controller, sighting));
             }
             Event::Gone(instance) => {
